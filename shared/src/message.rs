@@ -1,0 +1,230 @@
+//! What supervisor and worker (or dialer) say to each other. See docs/PROTOCOL.md.
+//!
+//! Direction is a type: the supervisor can only send [`ToWorker`], a worker only [`FromWorker`].
+//! Messages only confirm what the owner word says; they never replace it.
+
+use crate::id::{Generation, PublicName, PushId, SessionId, SlotId, StreamKey};
+use crate::plan::Plan;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+/// Raised with every incompatible change of this file or of the session memory.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// What a process of ours is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Role {
+    Worker,
+    Dialer,
+}
+
+/// Every frame carries the generation of the worker it is from or for; a stale one is ignored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope<T> {
+    pub generation: Generation,
+    pub body: T,
+}
+
+/// Supervisor → worker or dialer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// First frame on the channel.
+    Hello { version: u16, slot: SlotId },
+    /// A session to adopt. Fds: socket, session memfd, then those of `lease.live`.
+    Adopt(Box<Lease>),
+    /// The answer to `Authorize`. Fds when allowed: one memfd per `plan.logs()`, then one push
+    /// memfd per `plan.pushes`.
+    Verdict { session: SessionId, verdict: Verdict },
+    /// The answer to `Dial`. Fd when ok: the connected socket.
+    Dialed { session: SessionId, push: PushId, outcome: Result<(), DialError> },
+    /// End this session: say goodbye, shut down, report `Ended`.
+    End { session: SessionId, reason: EndReason },
+    /// Take no new sessions; leave with `Exit::Done` when the last has ended.
+    Drain,
+    /// Dialer only. The answer is `FromWorker::Connected` with the same ticket.
+    Connect { ticket: u64, host: String, port: u16 },
+}
+
+/// Worker or dialer → supervisor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// First frame on the channel.
+    Hello { version: u16, pid: i32 },
+    /// Warm: libraries are loaded and their first use has been paid for.
+    Ready,
+    /// The owner word is ours.
+    Adopted { session: SessionId },
+    /// The owner word was not what the lease expected, or the memory is damaged.
+    AdoptFailed { session: SessionId, reason: String },
+    /// A publish was parsed. Answered by `Verdict`.
+    Authorize { session: SessionId, request: PublishRequest },
+    /// A push wants a connection. Answered by `Dialed`.
+    Dial { session: SessionId, push: PushId },
+    /// A push's connection is shut down; the supervisor drops its dup.
+    PushClosed { session: SessionId, push: PushId },
+    /// The socket is shut down; every fd of the session may be closed.
+    Ended { session: SessionId, reason: EndReason },
+    /// Periodic; one per live session, and one with `session: None` for the worker itself.
+    Heartbeat(Box<Heartbeat>),
+    /// Something an operator should read.
+    Notice { session: Option<SessionId>, notice: Notice },
+    /// Dialer only. Fd when ok: the connected socket.
+    Connected { ticket: u64, outcome: Result<(), DialError> },
+}
+
+/// A worker's right to a session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lease {
+    pub session: SessionId,
+    pub peer: SocketAddr,
+    /// What the owner word says until the taker's CAS.
+    pub expect: Owner,
+    pub admission: Admission,
+    /// Present when the session has been authorised before.
+    pub live: Option<LiveLease>,
+}
+
+/// Whether this session may publish or must be told why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Admission {
+    Admit,
+    /// Speak RTMP just far enough to refuse with this reason.
+    Refuse(RefuseReason),
+}
+
+/// What travels with a session that has its logs. Fds after socket and session memfd: one per
+/// `plan.logs()`, one push memfd per `plan.pushes`, one socket per entry of `connected`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LiveLease {
+    pub plan: Plan,
+    pub connected: Vec<PushId>,
+}
+
+/// The owner word's meaning; see `memory::owner`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Owner {
+    /// Nobody yet: a session made by the supervisor at accept, offered to anyone.
+    Offered(Generation),
+    Held(Generation),
+}
+
+/// A publish as the publisher asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishRequest {
+    /// Application of the `connect` command, at most 128 bytes.
+    pub app: String,
+    /// Stream name of the `publish` command without its query.
+    pub key: StreamKey,
+    /// Query part of the stream name or tcUrl, without `?`. May carry a secret.
+    pub query: StreamKey,
+    pub flash_version: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Verdict {
+    Allow(Box<Plan>),
+    Refuse(RefuseReason),
+}
+
+/// Why a publish is refused. The publisher reads `Display`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+pub enum RefuseReason {
+    #[error("server full: no free stream slot")]
+    NoSlot,
+    #[error("server full: processor at its limit")]
+    NoCpu,
+    #[error("server full: host-wide session limit")]
+    HostCap,
+    #[error("server is shutting down")]
+    Draining,
+    #[error("unknown application")]
+    UnknownApp,
+    #[error("stream key not accepted")]
+    BadKey,
+    #[error("stream name not allowed")]
+    BadName,
+    #[error("a stream of this name is already live")]
+    NameTaken,
+    #[error("authorisation did not answer in time")]
+    NoVerdict,
+    #[error("this session already publishes")]
+    AlreadyPublishing,
+    #[error("no worker available")]
+    NoWorker,
+    #[error("only publishing is served here; watch at the origin")]
+    PlayUnsupported,
+}
+
+/// Why a session ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+pub enum EndReason {
+    #[error("the publisher unpublished")]
+    Unpublished,
+    #[error("the publisher closed the connection")]
+    PeerClosed,
+    #[error("the connection broke: {0}")]
+    PeerReset(String),
+    #[error("refused: {0}")]
+    Refused(RefuseReason),
+    #[error("protocol violation: {0}")]
+    Protocol(String),
+    #[error("nothing was received for too long")]
+    Silent,
+    #[error("no publish in time")]
+    LobbyTimeout,
+    #[error("the server shuts down")]
+    Shutdown,
+    #[error("taken over by a new publisher of the same name")]
+    TakenOver,
+    #[error("an operator ended it")]
+    Operator,
+    #[error("its worker died")]
+    WorkerDied,
+    #[error("a limit was exceeded: {0}")]
+    Limit(String),
+    #[error("its memory could not be adopted: {0}")]
+    AdoptFailed(String),
+    #[error("the server ran out of {0}")]
+    Resource(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum DialError {
+    #[error("cannot resolve {host}: {reason}")]
+    Resolve { host: String, reason: String },
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    #[error("no answer in time")]
+    Timeout,
+    #[error("too many dials at once")]
+    Busy,
+    #[error("the dialer is away")]
+    NoDialer,
+}
+
+/// Rare events, already rate-limited by the sender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Notice {
+    PushLive { push: PushId },
+    PushLost { push: PushId, reason: String },
+    RecordStarted { path: String },
+    RecordStopped { reason: String },
+    Overload { lag_ms: u64 },
+    OverloadOver { frames_dropped: u64 },
+    InputFault { kind: String, count: u64 },
+    Pipeline { event: String },
+}
+
+/// What a worker says of itself or of one session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub session: Option<crate::status::SessionStatus>,
+    /// Sessions before publish.
+    pub lobby: u32,
+}
+
+/// Public name of the session's stream, where it has one.
+#[must_use]
+pub fn name_of(plan: Option<&Plan>) -> Option<&PublicName> {
+    plan.map(|plan| &plan.name)
+}

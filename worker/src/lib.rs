@@ -1,0 +1,9 @@
+//! The disposable half of Tasuki: RTMP in, a ladder out.
+
+pub mod ladder;
+pub mod libav;
+pub mod media;
+pub mod output;
+pub mod package;
+pub mod pipeline;
+pub mod rtmp;

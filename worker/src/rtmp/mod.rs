@@ -1,0 +1,5 @@
+//! RTMP, sans-IO: bytes in, events and bytes out; every position exportable.
+
+pub mod chunk;
+pub mod command;
+pub mod session;
