@@ -1,0 +1,300 @@
+//! The writing end of a log: reserve, fill, append, publish after the commit.
+
+use super::{
+    Entry, EntryKind, HEADER_BYTES_MAX, HEADER_PREFIX_BYTES, HEADER_SLOTS, HEADERS_AT, HeaderIds,
+    LogError, LogMemory, NO_INDEX, WHAT, wake_all,
+};
+use crate::memory::map::{Access, RingMapping};
+use crate::memory::{MemoryError, PAGE_BYTES};
+use std::os::fd::AsFd;
+use std::sync::atomic::{Ordering, fence};
+
+/// What of a log belongs into the commit record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogHeads {
+    /// Index of the next entry.
+    pub index_head: u64,
+    /// Payload position of the next reservation.
+    pub reserve_head: u64,
+    /// Index of the last IDR.
+    pub keyframe: Option<u64>,
+    /// Number of headers kept aside so far.
+    pub headers_total: u32,
+    pub headers: HeaderIds,
+}
+
+impl LogHeads {
+    /// Encoded size.
+    pub const BYTES: usize = 40;
+
+    /// A log in which nothing is.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self {
+            index_head: 0,
+            reserve_head: 0,
+            keyframe: None,
+            headers_total: 0,
+            headers: HeaderIds { video: 0, audio: 0, metadata: 0 },
+        }
+    }
+
+    /// Appends the little-endian encoding.
+    pub fn encode(&self, into: &mut Vec<u8>) {
+        let Self { index_head, reserve_head, keyframe, headers_total, headers } = *self;
+        let HeaderIds { video, audio, metadata } = headers;
+        for word in [index_head, reserve_head, keyframe.unwrap_or(NO_INDEX)] {
+            into.extend(word.to_le_bytes());
+        }
+        for word in [headers_total, video, audio, metadata] {
+            into.extend(word.to_le_bytes());
+        }
+    }
+
+    /// Decodes what [`Self::encode`] wrote.
+    #[must_use]
+    pub fn decode(bytes: &[u8; Self::BYTES]) -> Self {
+        let word =
+            |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        let half =
+            |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        Self {
+            index_head: word(0),
+            reserve_head: word(8),
+            keyframe: (word(16) != NO_INDEX).then_some(word(16)),
+            headers_total: half(24),
+            headers: HeaderIds { video: half(28), audio: half(32), metadata: half(36) },
+        }
+    }
+}
+
+/// A place for a payload that is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    pub position: u64,
+    pub length: u32,
+    /// Bytes already there.
+    pub fill: u32,
+}
+
+/// The one writer of a log.
+pub struct LogWriter {
+    memory: LogMemory,
+    heads: LogHeads,
+}
+
+impl LogWriter {
+    /// Maps a log and goes on from committed heads.
+    pub fn resume(fd: &impl AsFd, heads: LogHeads) -> Result<Self, MemoryError> {
+        let memory = LogMemory::open(fd, Access::ReadWrite)?;
+        let damaged = |why| MemoryError::Damaged { what: WHAT, why };
+        if heads.keyframe.is_some_and(|index| index >= heads.index_head) {
+            return Err(damaged("a keyframe beyond the head"));
+        }
+        if [heads.headers.video, heads.headers.audio, heads.headers.metadata]
+            .iter()
+            .any(|&id| id > heads.headers_total)
+        {
+            return Err(damaged("a header id beyond their number"));
+        }
+        // Stored again: the last owner may have died between its flip and this store.
+        memory.published().store(heads.index_head, Ordering::Release);
+        Ok(Self { memory, heads })
+    }
+
+    #[must_use]
+    pub fn heads(&self) -> LogHeads {
+        self.heads
+    }
+
+    /// Longest message this log takes.
+    #[must_use]
+    pub fn message_bytes_max(&self) -> u64 {
+        self.capacity() / 4
+    }
+
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.memory.payload.capacity() as u64
+    }
+
+    /// Would a reservation of `length` overwrite bytes of `open`? Then `open` must be relocated
+    /// and that be committed first.
+    #[must_use]
+    pub fn would_overtake(&self, open: &Reservation, length: u32) -> bool {
+        open.position + self.capacity() < self.heads.reserve_head + u64::from(length)
+    }
+
+    /// Checks that a message of `length` fits beside `open_bytes` of unfinished ones, with room
+    /// to relocate them: capacity ≥ newest + 2 × Σ open.
+    pub fn check(&self, length: u32, open_bytes: u64) -> Result<(), LogError> {
+        let (length, capacity) = (u64::from(length), self.capacity());
+        if length > self.message_bytes_max() {
+            return Err(LogError::TooLong { length, max: self.message_bytes_max() });
+        }
+        if length + 2 * open_bytes > capacity {
+            return Err(LogError::OpenTooLarge { open: open_bytes, length, capacity });
+        }
+        Ok(())
+    }
+
+    /// Sets `length` bytes aside. Raises the payload tail over what will be overwritten.
+    pub fn reserve(&mut self, length: u32) -> Reservation {
+        let position = self.heads.reserve_head;
+        self.heads.reserve_head += u64::from(length);
+        let tail = self.heads.reserve_head.saturating_sub(self.capacity());
+        raise(self.memory.payload_tail(), tail);
+        Reservation { position, length, fill: 0 }
+    }
+
+    /// Copies the next bytes of a message to their place.
+    pub fn fill(&mut self, reservation: &mut Reservation, bytes: &[u8]) {
+        let added = u32::try_from(bytes.len()).expect("a message is at most 4 MiB");
+        assert!(reservation.fill + added <= reservation.length, "inside the reservation");
+        self.memory.payload.write(reservation.position + u64::from(reservation.fill), bytes);
+        reservation.fill += added;
+    }
+
+    /// Copies an open reservation to the head; its old place is free once that is committed.
+    pub fn relocate(&mut self, open: &mut Reservation) {
+        let fresh = self.reserve(open.length);
+        self.memory.payload.copy_within(open.position, fresh.position, open.fill as usize);
+        open.position = fresh.position;
+    }
+
+    /// Bytes of a reservation or entry, in place; for the owner only.
+    #[must_use]
+    pub fn bytes(&self, position: u64, length: u32) -> &[u8] {
+        self.memory.payload.private_bytes(position, length as usize)
+    }
+
+    /// Makes a filled reservation the next entry; it exists once committed and published.
+    pub fn append(
+        &mut self,
+        reservation: Reservation,
+        kind: EntryKind,
+        dts_ms: i64,
+        cts_ms: i32,
+        mark: u64,
+    ) -> Entry {
+        assert_eq!(reservation.fill, reservation.length, "a whole payload");
+        let index = self.heads.index_head;
+        if kind == EntryKind::VideoIdr {
+            self.heads.keyframe = Some(index);
+        }
+        if kind.is_header() {
+            self.keep_header(kind, reservation);
+        }
+        let entry = Entry {
+            index,
+            kind,
+            dts_ms,
+            cts_ms,
+            length: reservation.length,
+            position: reservation.position,
+            keyframe: self.heads.keyframe,
+            headers: self.heads.headers,
+            mark,
+        };
+        let entries = self.memory.shape.entries as u64;
+        raise(self.memory.index_tail(), (index + 1).saturating_sub(entries));
+        let at = self.memory.entry_at(index);
+        for (position, word) in entry.to_words().into_iter().enumerate() {
+            self.memory.plain.atomic_u64(at + position * 8).store(word, Ordering::Relaxed);
+        }
+        self.heads.index_head += 1;
+        entry
+    }
+
+    /// Reserves, fills and appends in one go.
+    pub fn put(
+        &mut self,
+        payload: &[&[u8]],
+        kind: EntryKind,
+        dts_ms: i64,
+        cts_ms: i32,
+        mark: u64,
+    ) -> Result<Entry, LogError> {
+        let length: usize = payload.iter().map(|part| part.len()).sum();
+        let length = u32::try_from(length).map_err(|_| LogError::TooLong {
+            length: length as u64,
+            max: self.message_bytes_max(),
+        })?;
+        self.check(length, 0)?;
+        let mut reservation = self.reserve(length);
+        for part in payload {
+            self.fill(&mut reservation, part);
+        }
+        Ok(self.append(reservation, kind, dts_ms, cts_ms, mark))
+    }
+
+    /// Shows readers what has been committed, and wakes them. Call after the flip.
+    pub fn publish(&self) {
+        self.memory.published().store(self.heads.index_head, Ordering::Release);
+        self.memory.wake_word().fetch_add(1, Ordering::SeqCst);
+        if self.memory.waiters().load(Ordering::SeqCst) != 0 {
+            wake_all(self.memory.wake_word());
+        }
+    }
+
+    /// The entry of `index`, for the owner's own outputs: committed or not.
+    #[must_use]
+    pub fn entry(&self, index: u64) -> Option<Entry> {
+        (index < self.heads.index_head).then(|| self.memory.entry(index)).flatten()
+    }
+
+    /// Is this entry's payload still whole?
+    #[must_use]
+    pub fn is_there(&self, entry: &Entry) -> bool {
+        self.memory.is_there(entry)
+    }
+
+    /// A header kept aside.
+    #[must_use]
+    pub fn header(&self, id: u32) -> Option<Vec<u8>> {
+        self.memory.header(id)
+    }
+
+    /// The payload ring, to be written from by the kernel.
+    #[must_use]
+    pub fn payload(&self) -> &RingMapping {
+        &self.memory.payload
+    }
+
+    fn keep_header(&mut self, kind: EntryKind, reservation: Reservation) {
+        let bytes = self.bytes(reservation.position, reservation.length);
+        if bytes.len() > HEADER_BYTES_MAX {
+            return;
+        }
+        let bytes = bytes.to_vec();
+        let id = self.heads.headers_total + 1;
+        let mut page = Vec::with_capacity(HEADER_PREFIX_BYTES + bytes.len());
+        page.extend(id.to_le_bytes());
+        page.extend(reservation.length.to_le_bytes());
+        page.extend(crc32fast::hash(&bytes).to_le_bytes());
+        page.extend([0; 4]);
+        page.extend(bytes);
+        let at = HEADERS_AT + (id as usize % HEADER_SLOTS) * PAGE_BYTES;
+        self.memory.plain.write(at, &page);
+        self.heads.headers_total = id;
+        match kind {
+            EntryKind::VideoHeader => self.heads.headers.video = id,
+            EntryKind::AudioHeader => self.heads.headers.audio = id,
+            EntryKind::Metadata => self.heads.headers.metadata = id,
+            EntryKind::VideoIdr
+            | EntryKind::VideoInter
+            | EntryKind::VideoDisposable
+            | EntryKind::Audio
+            | EntryKind::VideoOther
+            | EntryKind::AudioOther => unreachable!("only headers are kept aside"),
+        }
+    }
+}
+
+/// Raises a tail, then fences, so that a reader that copied overwritten bytes sees the new tail.
+fn raise(tail: &std::sync::atomic::AtomicU64, to: u64) {
+    if tail.load(Ordering::Relaxed) < to {
+        tail.store(to, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+}
