@@ -23,3 +23,14 @@ pub fn unix_ms() -> u64 {
 pub fn pause(duration: Duration) {
     std::thread::sleep(duration);
 }
+
+/// Microseconds of CLOCK_MONOTONIC (clock_gettime(2)): comparable between processes of one boot.
+#[must_use]
+pub fn monotonic_us() -> u64 {
+    use nix::time::{ClockId, clock_gettime};
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
+        let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+        let micros = u64::try_from(time.tv_nsec() / 1_000).unwrap_or(0);
+        seconds * 1_000_000 + micros
+    })
+}

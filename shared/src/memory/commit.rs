@@ -45,10 +45,10 @@ impl Section {
     pub const fn bytes_max(self) -> usize {
         match self {
             Self::Ingest => 2048,
-            Self::Publish => 1536,
+            Self::Publish => 1280,
             Self::Timeline => 512,
             Self::Pipeline => 1024,
-            Self::Pushes => 2304,
+            Self::Pushes => 2560,
             Self::Record => 512,
         }
     }

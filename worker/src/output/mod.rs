@@ -1,1 +1,4 @@
-//! (being written)
+//! Outputs: each reads the logs from a cursor and never makes the owner wait.
+
+pub mod cursor;
+pub mod push;

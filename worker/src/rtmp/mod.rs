@@ -2,4 +2,6 @@
 
 pub mod chunk;
 pub mod command;
+pub mod push_client;
 pub mod session;
+pub mod write;

@@ -1,0 +1,326 @@
+//! The io thread: epoll over all sockets of all sessions, the only committer, no codecs.
+//!
+//! One turn: wait → control messages → sockets → pipelines that rang → ticks when due. Each
+//! session does a bounded amount of work a turn, so no stream starves another.
+
+use crate::bell::{Bell, CONTROL};
+use crate::control::Control;
+use crate::output::push::Writability;
+use crate::session::adopt;
+use crate::session::stream::Wake;
+use crate::session::{Outbox, Readability, Session};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tasuki_shared::clock;
+use tasuki_shared::exit::Exit;
+use tasuki_shared::id::{Generation, PushId, SessionId};
+use tasuki_shared::limits::{HEARTBEAT_INTERVAL, PUSHES_MAX};
+use tasuki_shared::message::{EndReason, FromWorker, Heartbeat, Lease, ToWorker};
+
+const TICK: Duration = Duration::from_millis(100);
+/// Events taken from one epoll_wait(2).
+const EVENTS_MAX: usize = 256;
+/// Control messages handled in one turn.
+const CONTROL_ROUNDS_MAX: usize = 64;
+const BELL_TOKEN: u64 = 0;
+/// Token of a publisher's socket: `serial << 8`; of its push `n`: that plus `n + 1`.
+const SERIAL_SHIFT: u32 = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// Takes nothing new and leaves when the last session has ended.
+    Draining,
+}
+
+struct Entry {
+    session: Session,
+    watched: Option<EpollFlags>,
+    pushes: [Option<(RawFd, EpollFlags)>; PUSHES_MAX],
+}
+
+/// See the module.
+pub struct IoThread {
+    generation: Generation,
+    control: Control,
+    bell: Arc<Bell>,
+    epoll: Epoll,
+    entries: HashMap<u64, Entry>,
+    serials: HashMap<SessionId, u64>,
+    next_serial: u64,
+    stage: Stage,
+    next_tick: Instant,
+    next_heartbeat: Instant,
+    outbox: Outbox,
+}
+
+impl IoThread {
+    pub fn new(generation: Generation, control: Control, bell: Arc<Bell>) -> std::io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(bell.fd(), EpollEvent::new(EpollFlags::EPOLLIN, BELL_TOKEN))?;
+        let now = clock::now();
+        Ok(Self {
+            generation,
+            control,
+            bell,
+            epoll,
+            entries: HashMap::new(),
+            serials: HashMap::new(),
+            next_serial: 1,
+            stage: Stage::Serving,
+            next_tick: now + TICK,
+            next_heartbeat: now,
+            outbox: Outbox::new(),
+        })
+    }
+
+    /// Runs until the worker is to leave.
+    pub fn run(&mut self) -> Exit {
+        let mut events = vec![EpollEvent::empty(); EVENTS_MAX];
+        loop {
+            let count = match self.epoll.wait(&mut events, self.patience()) {
+                Ok(count) => count,
+                Err(nix::errno::Errno::EINTR) => 0,
+                Err(errno) => {
+                    tracing::error!(%errno, "epoll_wait failed");
+                    return Exit::Failure;
+                }
+            };
+            let now = clock::now();
+            let mut rang = false;
+            for event in &events[..count] {
+                match event.data() {
+                    BELL_TOKEN => rang = true,
+                    token => self.socket_event(token, event.events(), now),
+                }
+            }
+            if rang {
+                for who in self.bell.answer() {
+                    if who != CONTROL {
+                        self.with_session(who, |session, outbox| session.advance(now, outbox));
+                    }
+                }
+            }
+            if let Some(exit) = self.take_control(now) {
+                return exit;
+            }
+            self.tick_when_due(now);
+            self.send_outbox();
+            if self.stage == Stage::Draining && self.entries.is_empty() {
+                return Exit::Done;
+            }
+        }
+    }
+
+    fn patience(&self) -> EpollTimeout {
+        let left = self.next_tick.saturating_duration_since(clock::now());
+        // Rounded up: rounding down would spin until the tick is due.
+        EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn socket_event(&mut self, token: u64, flags: EpollFlags, now: Instant) {
+        let readable = EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
+        let reads = flags.intersects(readable);
+        let push = u8::try_from(token & 0xFF).expect("masked");
+        self.with_session(token >> SERIAL_SHIFT, |session, outbox| match push.checked_sub(1) {
+            None if reads => session.readable(now, outbox),
+            Some(push) if reads => session.push_readable(PushId(push), now, outbox),
+            None | Some(_) => session.advance(now, outbox),
+        });
+    }
+
+    /// Lets a session work, then watches what it waits for and forgets it once it has ended.
+    fn with_session(&mut self, serial: u64, work: impl FnOnce(&mut Session, &mut Outbox)) {
+        let Some(entry) = self.entries.get_mut(&serial) else { return };
+        work(&mut entry.session, &mut self.outbox);
+        if let Err(errno) = watch(&self.epoll, serial, entry) {
+            tracing::error!(session = %entry.session.id(), %errno, "a socket cannot be watched");
+            let reason = EndReason::Resource("epoll entries".into());
+            entry.session.leave(reason, clock::now());
+        }
+        if entry.session.ended().is_some() {
+            unwatch(&self.epoll, entry);
+            self.serials.remove(&entry.session.id());
+            self.entries.remove(&serial);
+        }
+    }
+
+    fn with_id(&mut self, id: SessionId, work: impl FnOnce(&mut Session, &mut Outbox)) {
+        if let Some(&serial) = self.serials.get(&id) {
+            self.with_session(serial, work);
+        }
+    }
+
+    fn take_control(&mut self, now: Instant) -> Option<Exit> {
+        for _ in 0..CONTROL_ROUNDS_MAX {
+            match self.control.try_recv() {
+                crate::control::Heard::Message(message, fds) => self.take(message, fds, now),
+                crate::control::Heard::Nothing => return None,
+                crate::control::Heard::Orphaned => {
+                    tracing::error!("the supervisor is gone; ending every session");
+                    return Some(self.end_all(now));
+                }
+            }
+        }
+        // More may wait: ring for ourselves, so that the sockets have their turn first.
+        self.bell.ring(CONTROL);
+        None
+    }
+
+    fn take(&mut self, message: ToWorker, fds: Vec<OwnedFd>, now: Instant) {
+        match message {
+            ToWorker::Hello { .. } | ToWorker::Connect { .. } => {}
+            ToWorker::Adopt(lease) => self.adopt(*lease, fds, now),
+            ToWorker::Verdict { session, verdict } => {
+                self.with_id(session, |s, outbox| s.verdict(verdict, fds, now, outbox));
+            }
+            ToWorker::Dialed { session, push, outcome } => {
+                let mut fds = fds;
+                let outcome = match (outcome, fds.pop()) {
+                    (Ok(()), Some(socket)) => Ok(socket),
+                    (Ok(()), None) => Err("the dialer's socket did not arrive".to_owned()),
+                    (Err(error), _) => Err(error.to_string()),
+                };
+                self.with_id(session, |s, outbox| s.dialed(push, outcome, now, outbox));
+            }
+            ToWorker::End { session, reason } => {
+                self.with_id(session, |s, outbox| {
+                    s.leave(reason, now);
+                    s.advance(now, outbox);
+                });
+            }
+            ToWorker::Drain => self.stage = Stage::Draining,
+        }
+    }
+
+    fn adopt(&mut self, lease: Lease, fds: Vec<OwnedFd>, now: Instant) {
+        let id = lease.session;
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let bell = Arc::clone(&self.bell);
+        let wake: Wake = Arc::new(move || bell.ring(serial));
+        match adopt::adopt(lease, fds, self.generation, &wake, now, &mut self.outbox) {
+            Ok(session) => {
+                self.outbox.push((FromWorker::Adopted { session: id }, Vec::new()));
+                let entry = Entry { session, watched: None, pushes: [None; PUSHES_MAX] };
+                self.entries.insert(serial, entry);
+                self.serials.insert(id, serial);
+                self.with_session(serial, |session, outbox| session.readable(now, outbox));
+            }
+            Err(error) => {
+                tracing::error!(session = %id, %error, "a session cannot be adopted");
+                let reason = error.to_string();
+                self.outbox.push((FromWorker::AdoptFailed { session: id, reason }, Vec::new()));
+            }
+        }
+    }
+
+    fn tick_when_due(&mut self, now: Instant) {
+        if now < self.next_tick {
+            return;
+        }
+        self.next_tick = now + TICK;
+        let serials: Vec<u64> = self.entries.keys().copied().collect();
+        for serial in serials {
+            self.with_session(serial, |session, outbox| session.tick(now, outbox));
+        }
+        if now >= self.next_heartbeat {
+            self.next_heartbeat = now + HEARTBEAT_INTERVAL;
+            self.report(now);
+        }
+    }
+
+    fn report(&mut self, now: Instant) {
+        let lobby = self.entries.values().filter(|entry| entry.session.is_in_lobby()).count();
+        let lobby = u32::try_from(lobby).unwrap_or(u32::MAX);
+        let own = Heartbeat { session: None, lobby };
+        self.outbox.push((FromWorker::Heartbeat(Box::new(own)), Vec::new()));
+        for entry in self.entries.values_mut() {
+            if !entry.session.is_in_lobby() {
+                let beat = Heartbeat { session: Some(entry.session.status(now)), lobby };
+                self.outbox.push((FromWorker::Heartbeat(Box::new(beat)), Vec::new()));
+            }
+        }
+    }
+
+    fn end_all(&mut self, now: Instant) -> Exit {
+        let serials: Vec<u64> = self.entries.keys().copied().collect();
+        for serial in serials {
+            self.with_session(serial, |session, outbox| {
+                session.leave(EndReason::Shutdown, now);
+                session.advance(now, outbox);
+            });
+        }
+        Exit::Orphaned
+    }
+
+    fn send_outbox(&mut self) {
+        for (message, fds) in self.outbox.drain(..) {
+            self.control.send(message, fds);
+        }
+    }
+}
+
+/// Brings epoll in line with what the session waits for.
+fn watch(epoll: &Epoll, serial: u64, entry: &mut Entry) -> nix::Result<()> {
+    let Entry { session, watched, pushes } = entry;
+    let (reads, writes) = session.interest();
+    let mut flags = EpollFlags::empty();
+    flags.set(EpollFlags::EPOLLIN, reads == Readability::Wanted);
+    flags.set(EpollFlags::EPOLLOUT, writes == Writability::Wanted);
+    let wanted = (!flags.is_empty()).then_some(flags);
+    if *watched != wanted {
+        register(epoll, session.socket(), serial << SERIAL_SHIFT, *watched, wanted)?;
+        *watched = wanted;
+    }
+    // The supervisor's dups keep the open files alive: closing alone would leave them in epoll.
+    for closed in session.take_closed() {
+        let _never_watched = epoll.delete(&closed);
+    }
+    let mut open = [None; PUSHES_MAX];
+    for (id, socket, writes) in session.push_sockets() {
+        let mut flags = EpollFlags::EPOLLIN;
+        flags.set(EpollFlags::EPOLLOUT, writes == Writability::Wanted);
+        let place = usize::from(id.0);
+        let fd = socket.as_raw_fd();
+        let before = pushes[place].filter(|(known, _)| *known == fd).map(|(_, flags)| flags);
+        if before != Some(flags) {
+            let token = (serial << SERIAL_SHIFT) + u64::from(id.0) + 1;
+            register(epoll, socket, token, before, Some(flags))?;
+        }
+        open[place] = Some((fd, flags));
+    }
+    *pushes = open;
+    Ok(())
+}
+
+fn register(
+    epoll: &Epoll,
+    socket: BorrowedFd<'_>,
+    token: u64,
+    before: Option<EpollFlags>,
+    wanted: Option<EpollFlags>,
+) -> nix::Result<()> {
+    match (before, wanted) {
+        (None, None) => Ok(()),
+        (None, Some(flags)) => match epoll.add(socket, EpollEvent::new(flags, token)) {
+            // A new socket may have got the number of one that closed, and still be known.
+            Err(nix::errno::Errno::EEXIST) => {
+                epoll.modify(socket, &mut EpollEvent::new(flags, token))
+            }
+            outcome => outcome,
+        },
+        (Some(_), Some(flags)) => epoll.modify(socket, &mut EpollEvent::new(flags, token)),
+        (Some(_), None) => epoll.delete(socket),
+    }
+}
+
+/// The supervisor's dup keeps the open file alive, so closing ours would leave it in epoll.
+fn unwatch(epoll: &Epoll, entry: &Entry) {
+    if entry.watched.is_some() {
+        let _gone_already = epoll.delete(entry.session.socket().as_fd());
+    }
+}

@@ -1,0 +1,713 @@
+//! Push: one rendition published over RTMP to an origin.
+//!
+//! ```text
+//!  Idle ──something to send──▶ Dialing ──connected──▶ Handshake ──Publish.Start──▶ Live
+//!   ▲                             │ failed                │ failed                  │ lost
+//!   │                             ▼                       ▼                         │
+//!   └───────time is up──────── Backoff ◀────────────────────────────────────────────┘
+//!                                         Live ──stream over, all sent──▶ Closing ─▶ Closed
+//! ```
+//! In `Live`, bytes are written in **batches**: a few items, each a message made of committed
+//! bytes (a log entry, a header kept aside, a command in the push memory). A batch is committed
+//! before its first byte, and a new one is composed only after the last was written, so whoever
+//! adopts the session derives the rest of the byte stream from the record and the kernel's count.
+//!
+//! Invariants: no byte of media is written that no commit covers; a slow or absent origin is never
+//! waited for, the log's tail passes it by, it is cut and begins again at a keyframe.
+
+use super::cursor::{Cursor, Feed, LogName, Logs, Next, StreamEnd};
+use crate::rtmp::chunk::kind;
+use crate::rtmp::push_client::{PushClient, PushError, PushEvent, PushTarget};
+use crate::rtmp::write::{MessageStart, WrittenHeader};
+use crate::session::record::Put;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+use tasuki_shared::id::PushId;
+use tasuki_shared::limits::{
+    CHUNK_SIZE_OUT, DIAL_DEADLINE, PUSH_BACKOFF_FIRST, PUSH_BACKOFF_MAX, PUSH_COMMAND_RING_BYTES,
+    PUSH_HANDSHAKE_DEADLINE, PUSH_INBOUND_RING_BYTES,
+};
+use tasuki_shared::memory::log::EntryKind;
+use tasuki_shared::memory::map::Gather;
+use tasuki_shared::memory::push::PushMemory;
+use tasuki_shared::message::DialError;
+use tasuki_shared::plan::PushPlan;
+
+/// Items of one batch: three headers and a packet.
+const BATCH_ITEMS_MAX: usize = 4;
+/// A connection that was live for this long begins its back-off anew.
+const LIVE_RESETS_BACKOFF: Duration = Duration::from_secs(10);
+/// How long the origin gets to take the rest after the stream's end.
+const CLOSING_DEADLINE: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Command { position: u64 },
+    Header { log: LogName, id: u32 },
+    Packet { log: LogName, index: u64 },
+}
+
+/// One message of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Item {
+    what: What,
+    /// RTMP message type; 0 for a command, whose bytes are chunked already.
+    kind: u8,
+    timestamp_ms: u32,
+    length: u32,
+}
+
+impl Item {
+    fn start(&self, stream_id: u32) -> MessageStart {
+        let chunk_stream = match self.kind {
+            kind::AUDIO => 4,
+            kind::VIDEO => 6,
+            _ => 5,
+        };
+        let Self { what: _, kind, timestamp_ms, length } = *self;
+        MessageStart { chunk_stream, timestamp_ms, length, kind, stream_id }
+    }
+
+    fn wire_bytes(&self, stream_id: u32) -> u64 {
+        match self.what {
+            What::Command { .. } => u64::from(self.length),
+            What::Header { .. } | What::Packet { .. } => {
+                self.start(stream_id).wire_bytes(CHUNK_SIZE_OUT)
+            }
+        }
+    }
+}
+
+struct Live {
+    socket: OwnedFd,
+    client: PushClient,
+    stream_id: u32,
+    since: Instant,
+    /// Stream position at which the batch begins, and how much of it the kernel has.
+    begins: u64,
+    written: u64,
+    batch: Vec<Item>,
+    /// Headers of `batch`, resolved when composed.
+    headers: Vec<Option<Vec<u8>>>,
+    batch_bytes: u64,
+    /// Answers to the origin that are not in a batch yet.
+    commands: Vec<u8>,
+    command_head: u64,
+    goodbye: Goodbye,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goodbye {
+    NotYet,
+    Said,
+}
+
+enum State {
+    Idle,
+    Dialing {
+        since: Instant,
+    },
+    Handshake {
+        socket: OwnedFd,
+        client: Box<PushClient>,
+        out: Vec<u8>,
+        written: u64,
+        deadline: Instant,
+    },
+    Live(Box<Live>),
+    Backoff {
+        until: Instant,
+    },
+    Closing {
+        socket: OwnedFd,
+        deadline: Instant,
+    },
+    Closed,
+}
+
+/// What an attempt to write came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrote {
+    /// The batch is out: compose the next.
+    Batch,
+    /// Nothing to do, or the kernel takes no more now.
+    Waits,
+}
+
+/// What happened that others must hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PushNews {
+    WantsDial,
+    Live,
+    /// Connection gone, with the reason; `None` at the planned end.
+    Closed(Option<String>),
+}
+
+/// See the module.
+pub struct Push {
+    id: PushId,
+    plan: PushPlan,
+    memory: PushMemory,
+    state: State,
+    cursor: Cursor,
+    /// Inbound bytes of this connection: taken from the kernel, and parsed.
+    received: u64,
+    parsed: u64,
+    connection: u32,
+    attempts: u32,
+    /// Sockets that are shut down but must be taken out of epoll before they are closed: the
+    /// supervisor's dup keeps them alive in there.
+    closed: Vec<OwnedFd>,
+    pub sent_bytes: u64,
+    pub messages: u64,
+    pub last_error: String,
+}
+
+impl Push {
+    #[must_use]
+    pub fn new(id: PushId, plan: PushPlan, feed: Feed, memory: PushMemory) -> Self {
+        Self {
+            id,
+            plan,
+            memory,
+            state: State::Idle,
+            cursor: Cursor::new(feed),
+            received: 0,
+            parsed: 0,
+            connection: 0,
+            attempts: 0,
+            closed: Vec::new(),
+            sent_bytes: 0,
+            messages: 0,
+            last_error: String::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn id(&self) -> PushId {
+        self.id
+    }
+
+    #[must_use]
+    pub fn plan(&self) -> &PushPlan {
+        &self.plan
+    }
+
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.cursor.skipped
+    }
+
+    #[must_use]
+    pub fn reconnects(&self) -> u32 {
+        self.connection.saturating_sub(1)
+    }
+
+    #[must_use]
+    pub fn state_name(&self) -> &'static str {
+        match self.state {
+            State::Idle => "idle",
+            State::Dialing { .. } => "dialing",
+            State::Handshake { .. } => "handshake",
+            State::Live(_) => "live",
+            State::Backoff { .. } => "backoff",
+            State::Closing { .. } => "closing",
+            State::Closed => "closed",
+        }
+    }
+
+    /// The connection, and whether its writability matters now.
+    #[must_use]
+    pub fn socket(&self) -> Option<(BorrowedFd<'_>, Writability)> {
+        match &self.state {
+            State::Handshake { socket, out, .. } => {
+                Some((socket.as_fd(), Writability::of(!out.is_empty())))
+            }
+            State::Live(live) => {
+                Some((socket_of(live), Writability::of(live.written < live.batch_bytes)))
+            }
+            State::Closing { socket, .. } => Some((socket.as_fd(), Writability::Ignored)),
+            State::Idle | State::Dialing { .. } | State::Backoff { .. } | State::Closed => None,
+        }
+    }
+
+    /// Sockets to be taken out of epoll and closed.
+    pub fn take_closed(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.closed)
+    }
+
+    /// The rung turned out to be the source itself.
+    pub fn feed_from(&mut self, feed: Feed) {
+        if matches!(self.state, State::Idle) {
+            self.cursor = Cursor::new(feed);
+        }
+    }
+
+    /// Ended, or never to be dialled any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// Time passed, or the logs grew.
+    pub fn tick(&mut self, logs: &Logs, end: StreamEnd, now: Instant) -> Option<PushNews> {
+        match &self.state {
+            State::Idle | State::Backoff { .. } if end == StreamEnd::Over => {
+                // What an origin that is away did not get by now, it will not get.
+                let nothing_left = self.cursor.is_at_end(logs) || self.connection > 0;
+                if nothing_left || !self.cursor.can_start(logs) {
+                    self.state = State::Closed;
+                    return None;
+                }
+                self.dial_when_due(logs, now)
+            }
+            State::Idle | State::Backoff { .. } => self.dial_when_due(logs, now),
+            State::Dialing { since } if now > *since + DIAL_DEADLINE * 2 => {
+                self.lose(&DialError::Timeout.to_string(), now)
+            }
+            State::Handshake { deadline, .. } if now > *deadline => {
+                self.lose("the origin did not let us publish in time", now)
+            }
+            State::Closing { deadline, .. } if now > *deadline => {
+                self.close_to(State::Closed);
+                Some(PushNews::Closed(None))
+            }
+            State::Dialing { .. }
+            | State::Handshake { .. }
+            | State::Live(_)
+            | State::Closing { .. }
+            | State::Closed => None,
+        }
+    }
+
+    /// The dialer's answer.
+    pub fn dialed(
+        &mut self,
+        outcome: Result<OwnedFd, String>,
+        now: Instant,
+    ) -> Option<PushNews> {
+        if !matches!(self.state, State::Dialing { .. }) {
+            return None;
+        }
+        let socket = match outcome {
+            Ok(socket) => socket,
+            Err(reason) => return self.lose(&reason, now),
+        };
+        let PushPlan { host, port, app, stream, .. } = &self.plan;
+        let target = PushTarget {
+            app: app.clone(),
+            tc_url: format!("rtmp://{host}:{port}/{app}"),
+            stream: stream.clone(),
+        };
+        let mut out = Vec::new();
+        match PushClient::start(target, &mut out) {
+            Ok(client) => {
+                (self.received, self.parsed) = (0, 0);
+                self.state = State::Handshake {
+                    socket,
+                    client: Box::new(client),
+                    out,
+                    written: 0,
+                    deadline: now + PUSH_HANDSHAKE_DEADLINE,
+                };
+                None
+            }
+            Err(error) => self.lose(&error.to_string(), now),
+        }
+    }
+
+    /// The socket has bytes for us.
+    pub fn readable(&mut self, now: Instant) -> Option<PushNews> {
+        match self.receive(now) {
+            Ok(news) => news,
+            Err(reason) => self.lose(&reason, now),
+        }
+    }
+
+    /// Composes the next batch if there is none. True when something must be committed.
+    pub fn compose(&mut self, logs: &Logs, end: StreamEnd) -> bool {
+        let State::Live(live) = &mut self.state else { return false };
+        if live.written < live.batch_bytes {
+            return false;
+        }
+        live.begins += live.batch_bytes;
+        (live.written, live.batch_bytes) = (0, 0);
+        live.batch.clear();
+        live.headers.clear();
+        if live.goodbye == Goodbye::NotYet
+            && end == StreamEnd::Over
+            && self.cursor.is_at_end(logs)
+        {
+            live.client.put_goodbye(&mut live.commands);
+            live.goodbye = Goodbye::Said;
+        }
+        if !live.commands.is_empty() {
+            let take = live.commands.len().min(PUSH_COMMAND_RING_BYTES);
+            self.memory.commands.write(live.command_head, &live.commands[..take]);
+            live.commands.drain(..take);
+            let length = u32::try_from(take).expect("at most the ring");
+            let what = What::Command { position: live.command_head };
+            live.command_head += take as u64;
+            live.add(Item { what, kind: 0, timestamp_ms: 0, length }, None);
+        }
+        while live.batch.len() < BATCH_ITEMS_MAX {
+            let Some(next) = self.cursor.next(logs, end) else { break };
+            match next {
+                Next::Header { log, id, kind, dts_ms } => {
+                    let bytes = logs.get(log).and_then(|log| log.header(id));
+                    let Some(bytes) = bytes else { continue };
+                    let length = u32::try_from(bytes.len()).expect("a page at most");
+                    let what = What::Header { log, id };
+                    let timestamp_ms = wire_time(dts_ms);
+                    let kind = message_kind(kind);
+                    live.add(Item { what, kind, timestamp_ms, length }, Some(bytes));
+                }
+                Next::Packet { log, entry } => {
+                    let what = What::Packet { log, index: entry.index };
+                    let timestamp_ms = wire_time(entry.dts_ms);
+                    let kind = message_kind(entry.kind);
+                    live.add(Item { what, kind, timestamp_ms, length: entry.length }, None);
+                    self.messages += 1;
+                }
+            }
+        }
+        !live.batch.is_empty()
+    }
+
+    /// Writes what is composed and committed.
+    pub fn write(&mut self, logs: &Logs, now: Instant) -> (Wrote, Option<PushNews>) {
+        match self.try_write(logs) {
+            Ok(wrote) => {
+                let news = self.close_when_done(now);
+                (wrote, news)
+            }
+            Err(reason) => (Wrote::Waits, self.lose(&reason, now)),
+        }
+    }
+
+    /// Ends the connection at once, without another try.
+    pub fn abandon(&mut self) -> Option<PushNews> {
+        let was_open = self.socket().is_some();
+        self.close_to(State::Closed);
+        was_open.then_some(PushNews::Closed(None))
+    }
+
+    /// Appends what the commit record must know.
+    pub fn encode(&self, into: &mut Vec<u8>) {
+        into.put_u8(self.id.0);
+        into.put_u32(self.connection);
+        self.cursor.encode(into);
+        let State::Live(live) = &self.state else {
+            into.put_u8(0);
+            return;
+        };
+        into.put_u8(1);
+        into.put_u32(live.stream_id);
+        into.put_u64(live.begins);
+        into.put_u64(live.command_head);
+        into.put_u8(u8::try_from(live.batch.len()).expect("a few items"));
+        for item in &live.batch {
+            item.encode(into);
+        }
+    }
+
+    fn dial_when_due(&mut self, logs: &Logs, now: Instant) -> Option<PushNews> {
+        let due = match self.state {
+            State::Idle => true,
+            State::Backoff { until } => now >= until,
+            State::Dialing { .. }
+            | State::Handshake { .. }
+            | State::Live(_)
+            | State::Closing { .. }
+            | State::Closed => false,
+        };
+        if !due || !self.cursor.can_start(logs) {
+            return None;
+        }
+        self.state = State::Dialing { since: now };
+        Some(PushNews::WantsDial)
+    }
+
+    fn receive(&mut self, now: Instant) -> Result<Option<PushNews>, String> {
+        let Some((socket, _)) = self.socket() else { return Ok(None) };
+        let socket = socket.try_clone_to_owned().map_err(|error| error.to_string())?;
+        let mut news = None;
+        loop {
+            let room = PUSH_INBOUND_RING_BYTES as u64 - (self.received - self.parsed);
+            let room = usize::try_from(room).expect("at most the ring");
+            if room == 0 {
+                return Err("the origin sent a message that is too long".into());
+            }
+            match self.memory.inbound.recv(socket.as_fd(), self.received, room) {
+                Ok(0) => return self.peer_closed(now),
+                Ok(got) => {
+                    self.received += got as u64;
+                    if let Some(event) = self.parse().map_err(|error| error.to_string())? {
+                        news = Some(self.go_live(event, now));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(news),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(format!("the connection broke: {error}")),
+            }
+        }
+    }
+
+    fn peer_closed(&mut self, _now: Instant) -> Result<Option<PushNews>, String> {
+        if matches!(self.state, State::Closing { .. }) {
+            self.close_to(State::Closed);
+            return Ok(Some(PushNews::Closed(None)));
+        }
+        Err("the origin closed the connection".into())
+    }
+
+    fn parse(&mut self) -> Result<Option<PushEvent>, PushError> {
+        let length = usize::try_from(self.received - self.parsed).expect("at most the ring");
+        let input = self.memory.inbound.private_bytes(self.parsed, length);
+        let (taken, event) = match &mut self.state {
+            State::Handshake { client, out, .. } => {
+                let (taken, event) = client.receive(input, out)?;
+                (taken, event)
+            }
+            State::Live(live) => {
+                let (taken, event) = live.client.receive(input, &mut live.commands)?;
+                if live.commands.len() > PUSH_COMMAND_RING_BYTES {
+                    return Err(PushError::Talkative);
+                }
+                (taken, event)
+            }
+            State::Idle
+            | State::Dialing { .. }
+            | State::Backoff { .. }
+            | State::Closing { .. }
+            | State::Closed => (length, None),
+        };
+        self.parsed += taken as u64;
+        Ok(event)
+    }
+
+    fn go_live(&mut self, event: PushEvent, now: Instant) -> PushNews {
+        let PushEvent::Live { stream_id } = event;
+        let before = std::mem::replace(&mut self.state, State::Idle);
+        if let State::Handshake { socket, client, out, written, .. } = before {
+            self.connection += 1;
+            self.cursor.restart();
+            self.state = State::Live(Box::new(Live {
+                socket,
+                client: *client,
+                stream_id,
+                since: now,
+                begins: written,
+                written: 0,
+                batch: Vec::with_capacity(BATCH_ITEMS_MAX),
+                headers: Vec::with_capacity(BATCH_ITEMS_MAX),
+                batch_bytes: 0,
+                commands: out,
+                command_head: 0,
+                goodbye: Goodbye::NotYet,
+            }));
+        } else {
+            self.state = before;
+        }
+        PushNews::Live
+    }
+
+    fn try_write(&mut self, logs: &Logs) -> Result<Wrote, String> {
+        match &mut self.state {
+            State::Handshake { socket, out, written, .. } => {
+                let mut gather = Gather::new();
+                gather.slice(out);
+                let sent = send(&mut gather, socket.as_fd())?;
+                *written += sent as u64;
+                out.drain(..sent);
+                Ok(Wrote::Waits)
+            }
+            State::Live(live) => {
+                let sent = live.send(logs, &self.memory)?;
+                self.sent_bytes += sent;
+                let done = live.written == live.batch_bytes && sent > 0;
+                Ok(if done { Wrote::Batch } else { Wrote::Waits })
+            }
+            State::Idle
+            | State::Dialing { .. }
+            | State::Backoff { .. }
+            | State::Closing { .. }
+            | State::Closed => Ok(Wrote::Waits),
+        }
+    }
+
+    /// Shuts the connection down, if there is one, and leaves its fd to [`Self::take_closed`].
+    fn close_to(&mut self, next: State) {
+        let socket = match std::mem::replace(&mut self.state, next) {
+            State::Handshake { socket, .. } | State::Closing { socket, .. } => socket,
+            State::Live(live) => live.socket,
+            State::Idle | State::Dialing { .. } | State::Backoff { .. } | State::Closed => return,
+        };
+        shut_down(socket.as_fd(), nix::sys::socket::Shutdown::Both);
+        self.closed.push(socket);
+    }
+
+    fn close_when_done(&mut self, now: Instant) -> Option<PushNews> {
+        let State::Live(live) = &self.state else { return None };
+        let done = live.goodbye == Goodbye::Said
+            && live.written == live.batch_bytes
+            && live.commands.is_empty();
+        if !done {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.state, State::Closed);
+        if let State::Live(live) = before {
+            // Only our direction: what the origin has not read yet must still reach it.
+            shut_down(live.socket.as_fd(), nix::sys::socket::Shutdown::Write);
+            self.state = State::Closing { socket: live.socket, deadline: now + CLOSING_DEADLINE };
+        }
+        None
+    }
+
+    fn lose(&mut self, reason: &str, now: Instant) -> Option<PushNews> {
+        if let State::Live(live) = &self.state
+            && now.duration_since(live.since) >= LIVE_RESETS_BACKOFF
+        {
+            self.attempts = 0;
+        }
+        self.attempts = self.attempts.saturating_add(1);
+        let doublings = self.attempts.saturating_sub(1).min(10);
+        let pause = (PUSH_BACKOFF_FIRST * (1 << doublings)).min(PUSH_BACKOFF_MAX);
+        reason.clone_into(&mut self.last_error);
+        self.close_to(State::Backoff { until: now + pause });
+        Some(PushNews::Closed(Some(reason.to_owned())))
+    }
+}
+
+impl Live {
+    fn add(&mut self, item: Item, header: Option<Vec<u8>>) {
+        self.batch_bytes += item.wire_bytes(self.stream_id);
+        self.batch.push(item);
+        self.headers.push(header);
+    }
+
+    /// One sendmsg(2) of what is left of the batch.
+    fn send(&mut self, logs: &Logs, memory: &PushMemory) -> Result<u64, String> {
+        if self.written == self.batch_bytes {
+            return Ok(0);
+        }
+        let mut starts: Vec<(WrittenHeader, WrittenHeader)> = Vec::with_capacity(self.batch.len());
+        for item in &self.batch {
+            let start = item.start(self.stream_id);
+            starts.push((start.first_header(), start.next_header()));
+        }
+        let mut gather = Gather::new();
+        for ((item, kept), (first, next)) in self.batch.iter().zip(&self.headers).zip(&starts) {
+            match item.what {
+                What::Command { position } => {
+                    gather.ring(&memory.commands, position, item.length as usize);
+                }
+                What::Header { .. } => {
+                    gather.slice(first.as_slice());
+                    let bytes = kept.as_deref().unwrap_or_default();
+                    for (at, chunk) in bytes.chunks(CHUNK_SIZE_OUT as usize).enumerate() {
+                        if at > 0 {
+                            gather.slice(next.as_slice());
+                        }
+                        gather.slice(chunk);
+                    }
+                }
+                What::Packet { log, index } => {
+                    let log = logs.get(log).ok_or("its log is gone")?;
+                    let entry = log
+                        .entry(index)
+                        .ok_or("the origin was too slow: the message in flight was overwritten")?;
+                    gather.slice(first.as_slice());
+                    let mut at = 0;
+                    while at < entry.length {
+                        if at > 0 {
+                            gather.slice(next.as_slice());
+                        }
+                        let length = (entry.length - at).min(CHUNK_SIZE_OUT);
+                        gather.ring(log.payload(), entry.position + u64::from(at), length as usize);
+                        at += length;
+                    }
+                }
+            }
+        }
+        gather.advance(usize::try_from(self.written).expect("a batch fits memory"));
+        let sent = send(&mut gather, self.socket.as_fd())? as u64;
+        self.written += sent;
+        Ok(sent)
+    }
+}
+
+impl Item {
+    fn encode(&self, into: &mut Vec<u8>) {
+        let (tag, log, place) = match self.what {
+            What::Command { position } => (0, 0, position),
+            What::Header { log, id } => (1, log.to_byte(), u64::from(id)),
+            What::Packet { log, index } => (2, log.to_byte(), index),
+        };
+        into.put_u8(tag);
+        into.put_u8(log);
+        into.put_u8(self.kind);
+        into.put_u64(place);
+        into.put_u32(self.length);
+        into.put_u32(self.timestamp_ms);
+    }
+}
+
+/// Does the io thread need to know when the socket takes bytes again?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writability {
+    Wanted,
+    Ignored,
+}
+
+impl Writability {
+    #[must_use]
+    pub fn of(pending: bool) -> Self {
+        if pending { Self::Wanted } else { Self::Ignored }
+    }
+}
+
+fn socket_of(live: &Live) -> BorrowedFd<'_> {
+    live.socket.as_fd()
+}
+
+fn send(gather: &mut Gather<'_>, socket: BorrowedFd<'_>) -> Result<usize, String> {
+    if gather.bytes() == 0 {
+        return Ok(0);
+    }
+    match gather.send(socket) {
+        Ok(sent) => Ok(sent),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) =>
+        {
+            Ok(0)
+        }
+        Err(error) => Err(format!("the connection broke: {error}")),
+    }
+}
+
+/// A socket that is gone already needs no shutting down.
+fn shut_down(socket: BorrowedFd<'_>, how: nix::sys::socket::Shutdown) {
+    let _gone = nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&socket), how);
+}
+
+fn message_kind(kind: EntryKind) -> u8 {
+    match kind {
+        EntryKind::Audio | EntryKind::AudioHeader | EntryKind::AudioOther => kind::AUDIO,
+        EntryKind::VideoIdr
+        | EntryKind::VideoInter
+        | EntryKind::VideoDisposable
+        | EntryKind::VideoHeader
+        | EntryKind::VideoOther => kind::VIDEO,
+        EntryKind::Metadata => kind::DATA_AMF0,
+    }
+}
+
+/// The timeline's milliseconds on the wire, modulo 2³².
+fn wire_time(dts_ms: i64) -> u32 {
+    u32::try_from(dts_ms.rem_euclid(1 << 32)).expect("below 2^32")
+}

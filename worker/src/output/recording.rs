@@ -1,0 +1,171 @@
+//! Recording of one rendition: a cursor over the logs on one side, the recorder's thread on the
+//! other. The stream never waits for the disk.
+
+use super::cursor::{Cursor, Feed, LogName, Logs, Next, StreamEnd};
+use super::record::{Offered, RecordConfig, RecordHandle, RecordItem, RecordPacket, RecordState, RecordThread};
+use crate::media::packet::IsIdr;
+use crate::media::tag::{self, AudioKind, VideoKind};
+use crate::media::timeline::Track;
+use crate::session::stream::feed_of;
+use tasuki_shared::id::{PublicName, RungId};
+use tasuki_shared::memory::log::{Entry, EntryKind};
+use tasuki_shared::message::Notice;
+use tasuki_shared::plan::Plan;
+use tasuki_shared::status::RecordStatus;
+
+/// Packets handed over in one wake-up.
+const FEED_ROUNDS_MAX: usize = 256;
+
+/// See the module.
+pub struct Recording {
+    rung: RungId,
+    cursor: Cursor,
+    handle: Result<RecordHandle, String>,
+    told: RecordState,
+}
+
+impl Recording {
+    /// One recording for each rung of the plan that is to be recorded.
+    #[must_use]
+    pub fn start_all(plan: &Plan) -> Vec<Self> {
+        let Some(record) = &plan.record else { return Vec::new() };
+        let mut found = Vec::with_capacity(record.rungs.len());
+        for &rung in &record.rungs {
+            let label = plan.rung(rung).map_or("source", |rung| rung.label.as_str());
+            let Ok(label) = PublicName::parse(label) else { continue };
+            let config = RecordConfig {
+                directory: record.directory.clone(),
+                name: plan.name.clone(),
+                rung: label,
+                rotate_ms: record.rotate_ms,
+                keep_ms: record.keep_ms,
+                keep_bytes: record.keep_bytes,
+                reserve_bytes: record.reserve_bytes,
+            };
+            let handle = RecordThread::spawn(config).map_err(|error| error.to_string());
+            let cursor = Cursor::new(feed_of(plan, rung));
+            found.push(Self { rung, cursor, handle, told: RecordState::Idle });
+        }
+        found
+    }
+
+    #[must_use]
+    pub fn rung(&self) -> RungId {
+        self.rung
+    }
+
+    /// The rung turned out to be the source itself.
+    pub fn feed_from(&mut self, feed: Feed) {
+        self.cursor = Cursor::new(feed);
+    }
+
+    /// Hands over what the logs have.
+    pub fn feed(&mut self, logs: &Logs, end: StreamEnd) {
+        let Ok(handle) = &mut self.handle else { return };
+        for _ in 0..FEED_ROUNDS_MAX {
+            let Some(next) = self.cursor.next(logs, end) else { return };
+            let item = match next {
+                Next::Header { log, id, kind, .. } => {
+                    logs.get(log).and_then(|log| log.header(id)).and_then(|b| header(kind, &b))
+                }
+                Next::Packet { log, entry } => packet(logs, log, &entry),
+            };
+            let Some(item) = item else { continue };
+            match handle.offer(item) {
+                Offered::Taken | Offered::QueueFull => {}
+                Offered::Stopped => return,
+            }
+        }
+    }
+
+    /// A start or an end that was not told yet.
+    pub fn news(&mut self) -> Option<Notice> {
+        let report = match &self.handle {
+            Ok(handle) => handle.report(),
+            Err(reason) if self.told == RecordState::Idle => {
+                self.told = RecordState::Recording;
+                return Some(Notice::RecordStopped { reason: reason.clone() });
+            }
+            Err(_) => return None,
+        };
+        if report.state == self.told {
+            return None;
+        }
+        self.told = report.state.clone();
+        match report.state {
+            RecordState::Idle => None,
+            RecordState::Recording => {
+                Some(Notice::RecordStarted { path: report.path.display().to_string() })
+            }
+            RecordState::Stopped { reason } => {
+                Some(Notice::RecordStopped { reason: reason.to_string() })
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn status(&self) -> RecordStatus {
+        match &self.handle {
+            Ok(handle) => {
+                let report = handle.report();
+                RecordStatus {
+                    state: report.state.name().to_owned(),
+                    path: report.path.display().to_string(),
+                    bytes: report.bytes,
+                    last_error: report.last_error,
+                }
+            }
+            Err(reason) => RecordStatus {
+                state: "stopped".to_owned(),
+                last_error: reason.clone(),
+                ..RecordStatus::default()
+            },
+        }
+    }
+}
+
+fn header(kind: EntryKind, body: &[u8]) -> Option<RecordItem> {
+    match kind {
+        EntryKind::VideoHeader => {
+            let parsed = tag::parse_video(body).ok()?;
+            let VideoKind::SequenceHeader { config } = parsed.kind else { return None };
+            Some(RecordItem::VideoHeader { codec: parsed.codec, config: config.to_vec() })
+        }
+        EntryKind::AudioHeader => {
+            let parsed = tag::parse_audio(body).ok()?;
+            let AudioKind::SequenceHeader { config } = parsed.kind else { return None };
+            Some(RecordItem::AudioHeader { config: config.to_vec() })
+        }
+        EntryKind::VideoIdr
+        | EntryKind::VideoInter
+        | EntryKind::VideoDisposable
+        | EntryKind::Audio
+        | EntryKind::Metadata
+        | EntryKind::VideoOther
+        | EntryKind::AudioOther => None,
+    }
+}
+
+fn packet(logs: &Logs, log: LogName, entry: &Entry) -> Option<RecordItem> {
+    let body = logs.get(log)?.bytes(entry.position, entry.length);
+    let (track, payload) = match entry.kind {
+        EntryKind::VideoIdr | EntryKind::VideoInter | EntryKind::VideoDisposable => {
+            let VideoKind::Frame { nals, .. } = tag::parse_video(body).ok()?.kind else {
+                return None;
+            };
+            (Track::Video, nals.to_vec())
+        }
+        EntryKind::Audio => {
+            let AudioKind::Frame { raw } = tag::parse_audio(body).ok()?.kind else { return None };
+            (Track::Audio, raw.to_vec())
+        }
+        EntryKind::VideoHeader
+        | EntryKind::AudioHeader
+        | EntryKind::Metadata
+        | EntryKind::VideoOther
+        | EntryKind::AudioOther => return None,
+    };
+    let idr = if entry.kind == EntryKind::VideoIdr { IsIdr::Idr } else { IsIdr::Other };
+    let (dts_ms, pts_ms) = (entry.dts_ms, entry.pts_ms());
+    Some(RecordItem::Packet(RecordPacket { track, dts_ms, pts_ms, idr, payload }))
+}

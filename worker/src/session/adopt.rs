@@ -1,0 +1,179 @@
+//! The one adoption path: a fresh connection, a planned move and a crash take the same steps.
+//!
+//! map → CAS the owner word from exactly what the lease expects → reconcile with the kernel's
+//! counters → load the commit record → read on.
+
+use super::ingest::Ingest;
+use super::record::{Put, Take};
+use super::stream::{Stream, Wake};
+use super::{Changed, Dirty, Outbox, Phase, Reply, Session, refusal, report};
+use crate::media::timeline::{Timeline, TimelineState};
+use crate::rtmp::session::{PublishSession, SessionState};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+use tasuki_shared::id::Generation;
+use tasuki_shared::kernel::{self, Opened};
+use tasuki_shared::memory::MemoryError;
+use tasuki_shared::memory::commit::{CommitWriter, Record, Section};
+use tasuki_shared::memory::log::LogHeads;
+use tasuki_shared::memory::owner::{self, NotExpected};
+use tasuki_shared::memory::session::SessionMemory;
+use tasuki_shared::message::{FromWorker, Lease};
+
+/// Why a session cannot be adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    #[error("the lease came with {0} fds")]
+    Fds(usize),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    NotExpected(#[from] NotExpected),
+    #[error("the socket's counters cannot be read: {0}")]
+    Kernel(#[from] std::io::Error),
+    #[error("its stream cannot go on: {0}")]
+    Stream(String),
+}
+
+/// Adopts the session of `lease`. `fds` are as the message describes them.
+pub fn adopt(
+    lease: Lease,
+    mut fds: Vec<OwnedFd>,
+    taker: Generation,
+    wake: &Wake,
+    now: Instant,
+    outbox: &mut Outbox,
+) -> Result<Session, AdoptError> {
+    if fds.len() < 2 {
+        return Err(AdoptError::Fds(fds.len()));
+    }
+    let live_fds = fds.split_off(2);
+    let (Some(memory_fd), Some(socket)) = (fds.pop(), fds.pop()) else {
+        return Err(AdoptError::Fds(fds.len()));
+    };
+    let memory = SessionMemory::open(&memory_fd)?;
+    owner::take(memory.owner(), lease.expect, taker)?;
+
+    // From here on the session is ours. What the last owner took out of the kernel is in the ring.
+    let received = kernel::inbound_consumed(socket.as_fd())?;
+    let written = kernel::outbound_written(socket.as_fd(), Opened::Accepted)?;
+    let record = memory.load_record()?;
+    let fresh = record.sequence == 0;
+
+    let mut ingest = Ingest::new();
+    let mut reply = Reply { head: 0, written };
+    let mut source_heads = None;
+    let mut publish = PublishSession::new();
+    let mut timeline = Timeline::new();
+    let mut was_live = false;
+    if !fresh {
+        let log_capacity = lease.live.as_ref().map_or(0, |live| live.plan.source_log.payload_bytes);
+        let mut take = Take::new("ingest", record.section(Section::Ingest));
+        reply.head = take.u64().map_err(MemoryError::from)?;
+        (ingest, source_heads) =
+            Ingest::decode(&mut take, received, log_capacity).map_err(MemoryError::from)?;
+        take.end().map_err(MemoryError::from)?;
+        (publish, was_live) = decode_publish(record.section(Section::Publish))?;
+        timeline = decode_timeline(record.section(Section::Timeline))?;
+    }
+    if reply.head < reply.written {
+        let why = "the kernel has more reply bytes than were committed";
+        return Err(MemoryError::Damaged { what: "session memory", why }.into());
+    }
+    let app = publish.asked().map(|request| request.app).unwrap_or_default();
+    let phase = match (lease.live, source_heads) {
+        (Some(live), Some(heads)) if was_live => {
+            let app = live.plan.app.clone();
+            let others = decode_heads(&record, live.plan.logs().len().saturating_sub(1))?;
+            let heads: Vec<_> = std::iter::once(heads).chain(others).collect();
+            let stream = Stream::resume(live, live_fds, &heads, wake)
+                .map_err(|error| AdoptError::Stream(error.to_string()))?;
+            tracing::debug!(%app, "a live stream is adopted");
+            Phase::Live(Box::new(stream))
+        }
+        _ => match publish.asked() {
+            Some(request) => {
+                let ask = FromWorker::Authorize { session: lease.session, request };
+                outbox.push((ask, Vec::new()));
+                Phase::Authorizing { since: now }
+            }
+            None => Phase::Lobby,
+        },
+    };
+    if let Some(reason) = refusal(lease.admission) {
+        let mut nothing_yet = Vec::new();
+        publish.refuse(reason, &mut nothing_yet);
+    }
+    let mut changed = Changed::default();
+    changed.ingest = Dirty::Yes;
+    changed.publish = Dirty::Yes;
+    Ok(Session {
+        id: lease.session,
+        peer: lease.peer,
+        socket,
+        memory,
+        commit: CommitWriter::resume(record),
+        changed,
+        ingest,
+        publish,
+        timeline,
+        reply,
+        phase,
+        app,
+        closed: Vec::new(),
+        began: now,
+        last_received: now,
+        faults: BTreeMap::new(),
+        report: report::Meter::new(now),
+        wake: std::sync::Arc::clone(wake),
+    })
+}
+
+/// The publish section: the session's state, and whether its logs exist.
+pub(super) fn encode_publish(state: &SessionState, live: bool, into: &mut Vec<u8>) {
+    into.put_u8(u8::from(live));
+    let start = into.len();
+    into.resize(start + SessionState::SIZE, 0);
+    state.to_bytes(&mut into[start..]);
+}
+
+fn decode_publish(bytes: &[u8]) -> Result<(PublishSession, bool), MemoryError> {
+    if bytes.is_empty() {
+        return Ok((PublishSession::new(), false));
+    }
+    let mut take = Take::new("publish", bytes);
+    let live = take.u8()? == 1;
+    let state = SessionState::from_bytes(take.bytes(SessionState::SIZE)?)
+        .ok_or(take.bad("it cannot be read"))?;
+    let session = PublishSession::import(&state).map_err(|_| take.bad("it is impossible"))?;
+    take.end()?;
+    Ok((session, live))
+}
+
+/// Heads of the audio and rung logs, in the order of the plan; empty logs if nothing was encoded.
+fn decode_heads(record: &Record, count: usize) -> Result<Vec<LogHeads>, MemoryError> {
+    let bytes = record.section(Section::Pipeline);
+    if bytes.is_empty() {
+        return Ok(vec![LogHeads::empty(); count]);
+    }
+    let mut take = Take::new("pipeline", bytes);
+    let _last_frame = (take.u64()?, take.u64()?, take.u64()?);
+    let mut heads = Vec::with_capacity(count);
+    for _ in 0..count {
+        heads.push(LogHeads::decode(&take.array()?));
+    }
+    take.end()?;
+    Ok(heads)
+}
+
+fn decode_timeline(bytes: &[u8]) -> Result<Timeline, MemoryError> {
+    if bytes.is_empty() {
+        return Ok(Timeline::new());
+    }
+    let mut take = Take::new("timeline", bytes);
+    let state = TimelineState::from_bytes(&take.array()?)
+        .map_err(|_| take.bad("it holds impossible values"))?;
+    take.end()?;
+    Ok(Timeline::resume(state))
+}

@@ -1,0 +1,473 @@
+//! From the publisher's socket to complete messages.
+//!
+//! Bytes land in the input ring at their stream offset and stay there until a commit covers their
+//! parsing. Payloads are copied once, from the ring to their place. Positions are counted from the
+//! first byte of the connection, as the kernel counts them.
+
+use super::placement::{Open, Place, Placement};
+use super::record::{BadSection, Put, Take};
+use super::{Dirty, Outbox, Phase, Session};
+use crate::rtmp::aggregate::AggregateReader;
+use crate::rtmp::chunk::{ChunkReader, ChunkState, MessageHeader, Piece, Slot, Step, kind};
+use crate::rtmp::handshake::{self, C0_C1_BYTES, C2_BYTES};
+use crate::rtmp::session::{SessionEvent, check_single_track};
+use std::io;
+use std::time::Instant;
+use tasuki_shared::limits::INPUT_RING_BYTES;
+use tasuki_shared::memory::log::{LogHeads, Reservation};
+use tasuki_shared::message::{EndReason, FromWorker};
+
+/// recv(2) calls of one session in one wake-up; then the others have their turn.
+const RECEIVE_ROUNDS_MAX: usize = 4;
+/// Parsed but uncommitted bytes after which a commit is made in the middle of a message: a
+/// message larger than the ring would stand still otherwise.
+const UNCOMMITTED_BYTES_MAX: u64 = (INPUT_RING_BYTES / 4) as u64;
+
+/// How far the connection has come on the wire.
+#[derive(Clone, Debug)]
+enum Wire {
+    Hello,
+    /// Bytes of C2 still to be skipped.
+    C2 {
+        left: usize,
+    },
+    Chunks(Box<ChunkReader>),
+}
+
+/// The reading position.
+#[derive(Clone, Debug)]
+pub struct Ingest {
+    /// Everything before it is parsed; in the record.
+    parsed: u64,
+    /// `parsed` as of the last flip.
+    committed: u64,
+    /// The kernel's count of what was taken out of it; never stored.
+    received: u64,
+    wire: Wire,
+    placement: Placement,
+}
+
+impl Ingest {
+    /// A connection from which nothing was read.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            parsed: 0,
+            committed: 0,
+            received: 0,
+            wire: Wire::Hello,
+            placement: Placement::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Room for more input, not over bytes that no commit covers.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.room() > 0
+    }
+
+    pub fn committed(&mut self) {
+        self.committed = self.parsed;
+    }
+
+    pub fn encode(&self, source: Option<LogHeads>, into: &mut Vec<u8>) {
+        let Self { parsed, committed: _, received: _, wire, placement } = self;
+        into.put_u64(*parsed);
+        match wire {
+            Wire::Hello => into.put_u8(0),
+            Wire::C2 { left } => {
+                into.put_u8(1);
+                into.put_u32(u32::try_from(*left).expect("at most C2"));
+            }
+            Wire::Chunks(reader) => {
+                into.put_u8(2);
+                let mut state = [0; ChunkState::SIZE];
+                reader.export().to_bytes(&mut state);
+                into.put_bytes(&state);
+                placement.encode(into);
+            }
+        }
+        match source {
+            None => into.put_u8(0),
+            Some(heads) => {
+                into.put_u8(1);
+                heads.encode(into);
+            }
+        }
+    }
+
+    /// Reads the section; `received` is the kernel's count.
+    pub fn decode(
+        take: &mut Take<'_>,
+        received: u64,
+        log_capacity: u64,
+    ) -> Result<(Self, Option<LogHeads>), BadSection> {
+        let parsed = take.u64()?;
+        let (wire, placement) = match take.u8()? {
+            0 => (Wire::Hello, Placement::default()),
+            1 => {
+                let left = take.u32()? as usize;
+                if left > C2_BYTES {
+                    return Err(take.bad("more of C2 is left than it has"));
+                }
+                (Wire::C2 { left }, Placement::default())
+            }
+            2 => {
+                let state = ChunkState::from_bytes(take.bytes(ChunkState::SIZE)?)
+                    .ok_or_else(|| take.bad("its chunk state is cut short"))?;
+                let reader = ChunkReader::import(&state)
+                    .map_err(|_| take.bad("its chunk state is impossible"))?;
+                let open: Vec<_> = reader.open_messages().collect();
+                let placement = Placement::decode(take, &open, log_capacity)?;
+                (Wire::Chunks(Box::new(reader)), placement)
+            }
+            _ => return Err(take.bad("an unknown stage of the wire")),
+        };
+        let source = match take.u8()? {
+            0 => None,
+            1 => Some(LogHeads::decode(&take.array()?)),
+            _ => return Err(take.bad("an unknown source log")),
+        };
+        if received < parsed || received - parsed > INPUT_RING_BYTES as u64 {
+            return Err(take.bad("its parse position does not fit the kernel's count"));
+        }
+        Ok((Self { parsed, committed: parsed, received, wire, placement }, source))
+    }
+
+    fn room(&self) -> usize {
+        let used = usize::try_from(self.received - self.committed).expect("at most the ring");
+        INPUT_RING_BYTES - used
+    }
+
+    fn waiting(&self) -> usize {
+        usize::try_from(self.received - self.parsed).expect("at most the ring")
+    }
+}
+
+impl Default for Ingest {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+enum Closed {
+    No,
+    Fin,
+    Broken(String),
+}
+
+impl Session {
+    /// Takes what the kernel has, within this wake-up's bound, and parses it.
+    pub(super) fn receive(&mut self, now: Instant, outbox: &mut Outbox) {
+        for _ in 0..RECEIVE_ROUNDS_MAX {
+            // What is in the ring first: a session that was adopted, or waited for its verdict,
+            // has bytes there.
+            self.parse(now, outbox);
+            let (more, closed) = self.take_from_kernel(now);
+            match closed {
+                Closed::No if more => {}
+                Closed::No => break,
+                Closed::Fin => {
+                    self.parse(now, outbox);
+                    self.leave(EndReason::PeerClosed, now);
+                    return;
+                }
+                Closed::Broken(reason) => {
+                    self.parse(now, outbox);
+                    self.leave(EndReason::PeerReset(reason), now);
+                    return;
+                }
+            }
+            let mut out = Vec::new();
+            self.publish.acknowledge(self.ingest.received, &mut out);
+            if !out.is_empty() {
+                self.changed.publish = Dirty::Yes;
+                self.say(&out, now);
+            }
+        }
+        self.parse(now, outbox);
+    }
+
+    /// Reads and drops what is there, so that the end is a FIN and no reset.
+    pub(super) fn discard_input(&mut self) {
+        let mut sink = [0; 4096];
+        for _ in 0..64 {
+            let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&self.socket);
+            match nix::sys::socket::recv(fd, &mut sink, flags) {
+                Ok(got) if got > 0 => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
+    fn take_from_kernel(&mut self, now: Instant) -> (bool, Closed) {
+        if !matches!(self.phase, Phase::Lobby | Phase::Authorizing { .. } | Phase::Live(_)) {
+            return (false, Closed::No);
+        }
+        let room = self.ingest.room();
+        if room == 0 {
+            return (false, Closed::No);
+        }
+        let at = self.ingest.received;
+        match self.memory.input.recv(std::os::fd::AsFd::as_fd(&self.socket), at, room) {
+            Ok(0) => (false, Closed::Fin),
+            Ok(got) => {
+                self.ingest.received += got as u64;
+                self.last_received = now;
+                (got == room || got >= 16 * 1024, Closed::No)
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                (false, Closed::No)
+            }
+            Err(error) => (false, Closed::Broken(error.to_string())),
+        }
+    }
+
+    fn parse(&mut self, now: Instant, outbox: &mut Outbox) {
+        while matches!(self.phase, Phase::Lobby | Phase::Live(_)) && self.ingest.waiting() > 0 {
+            let stepped = match &self.ingest.wire {
+                Wire::Hello => self.shake_hands(now),
+                Wire::C2 { left } => Ok(self.skip_c2(*left)),
+                Wire::Chunks(_) => self.parse_chunk(now, outbox),
+            };
+            match stepped {
+                Ok(Stepped::On) => {}
+                Ok(Stepped::NeedsMore) => break,
+                Err(violation) => {
+                    tracing::debug!(session = %self.id, peer = %self.peer, %violation, "refused");
+                    self.leave(EndReason::Protocol(violation), now);
+                    break;
+                }
+            }
+            if self.ingest.parsed - self.ingest.committed >= UNCOMMITTED_BYTES_MAX {
+                self.changed.ingest = Dirty::Yes;
+                self.commit_changes();
+            }
+        }
+    }
+
+    fn shake_hands(&mut self, now: Instant) -> Result<Stepped, String> {
+        let waiting = self.ingest.waiting();
+        let input = self.memory.input.private_bytes(self.ingest.parsed, waiting);
+        let Some(answer) = handshake::answer(input).map_err(|error| error.to_string())? else {
+            return Ok(Stepped::NeedsMore);
+        };
+        self.say(&answer, now);
+        self.ingest.wire = Wire::C2 { left: C2_BYTES };
+        Ok(self.consumed(C0_C1_BYTES))
+    }
+
+    fn skip_c2(&mut self, left: usize) -> Stepped {
+        let skip = left.min(self.ingest.waiting());
+        self.ingest.wire = match left - skip {
+            0 => Wire::Chunks(Box::default()),
+            left => Wire::C2 { left },
+        };
+        self.consumed(skip)
+    }
+
+    fn consumed(&mut self, bytes: usize) -> Stepped {
+        self.ingest.parsed += bytes as u64;
+        self.changed.ingest = Dirty::Yes;
+        Stepped::On
+    }
+
+    fn parse_chunk(&mut self, now: Instant, outbox: &mut Outbox) -> Result<Stepped, String> {
+        let waiting = self.ingest.waiting();
+        let input = self.memory.input.private_bytes(self.ingest.parsed, waiting);
+        let Wire::Chunks(reader) = &mut self.ingest.wire else { return Ok(Stepped::NeedsMore) };
+        let step = reader.next(input).map_err(|error| error.to_string())?;
+        let Step::Advance { consumed, piece } = step else { return Ok(Stepped::NeedsMore) };
+        match piece {
+            Piece::Nothing => {}
+            Piece::Payload { slot, length } => {
+                let open = self.ingest.placement.get_mut(slot).ok_or("no place for a payload")?;
+                match (&mut open.place, &mut self.phase) {
+                    (Place::Log(reservation), Phase::Live(stream)) => {
+                        stream.logs.source.fill(reservation, &input[..length]);
+                    }
+                    (Place::Scratch { offset, fill, .. }, _) => {
+                        self.memory.scratch_write((*offset + *fill) as usize, &input[..length]);
+                        *fill += u32::try_from(length).expect("a command is short");
+                    }
+                    (Place::Log(_) | Place::Nowhere, _) => {}
+                }
+            }
+            Piece::Begin { message, slot } => {
+                let moved = self.begin_message(message, slot)?;
+                let stepped = self.consumed(consumed);
+                if moved == Moved::Yes {
+                    // Only once that is committed may the old places be written over.
+                    self.commit_changes();
+                }
+                return Ok(stepped);
+            }
+            Piece::Abort { slot } => {
+                self.ingest.placement.end(slot);
+            }
+            Piece::End { slot } => {
+                // Consumed first: what follows may commit, and the message is then done with.
+                let stepped = self.consumed(consumed);
+                if let Some(open) = self.ingest.placement.end(slot) {
+                    self.complete(open, now, outbox)?;
+                }
+                return Ok(stepped);
+            }
+        }
+        Ok(self.consumed(consumed))
+    }
+
+    fn begin_message(&mut self, message: MessageHeader, slot: Slot) -> Result<Moved, String> {
+        let media = matches!(message.kind, kind::AUDIO | kind::VIDEO | kind::AGGREGATE);
+        let (place, moved) = if media {
+            self.place_media(message)?
+        } else {
+            (self.place_command(message)?, Moved::No)
+        };
+        self.ingest.placement.begin(slot, message, place);
+        Ok(moved)
+    }
+
+    fn place_command(&mut self, message: MessageHeader) -> Result<Place, String> {
+        let offset = self
+            .ingest
+            .placement
+            .scratch_room(message.length)
+            .ok_or("too many unfinished command messages")?;
+        Ok(Place::Scratch { offset, length: message.length, fill: 0 })
+    }
+
+    fn place_media(&mut self, message: MessageHeader) -> Result<(Place, Moved), String> {
+        let Phase::Live(stream) = &mut self.phase else {
+            self.count_fault("media_before_publish");
+            return Ok((Place::Nowhere, Moved::No));
+        };
+        let source = &mut stream.logs.source;
+        let open_bytes = self.ingest.placement.reserved_bytes();
+        source.check(message.length, open_bytes).map_err(|error| error.to_string())?;
+        let mut moved = Moved::No;
+        for open in self.ingest.placement.reservations() {
+            if source.would_overtake(open, message.length) {
+                source.relocate(open);
+                moved = Moved::Yes;
+            }
+        }
+        Ok((Place::Log(source.reserve(message.length)), moved))
+    }
+
+    fn complete(&mut self, open: Open, now: Instant, outbox: &mut Outbox) -> Result<(), String> {
+        let Open { header, place } = open;
+        match place {
+            Place::Nowhere => Ok(()),
+            Place::Log(reservation) => self.complete_media(header, reservation, now),
+            Place::Scratch { offset, length, .. } => {
+                let mut payload = vec![0; length as usize];
+                self.memory.scratch_read(offset as usize, &mut payload);
+                self.complete_command(header, &payload, now, outbox)
+            }
+        }
+    }
+
+    fn complete_command(
+        &mut self,
+        header: MessageHeader,
+        payload: &[u8],
+        now: Instant,
+        outbox: &mut Outbox,
+    ) -> Result<(), String> {
+        let mut out = Vec::new();
+        let event = self.publish.on_message(header, payload, &mut out);
+        self.changed.publish = Dirty::Yes;
+        self.say(&out, now);
+        match event.map_err(|error| error.to_string())? {
+            None => {}
+            Some(SessionEvent::Publish(request)) => {
+                request.app.clone_into(&mut self.app);
+                self.phase = Phase::Authorizing { since: now };
+                let ask = FromWorker::Authorize { session: self.id, request };
+                outbox.push((ask, Vec::new()));
+            }
+            Some(SessionEvent::Metadata(metadata)) => {
+                if let Phase::Live(stream) = &mut self.phase {
+                    stream.take_metadata(metadata, payload, &self.timeline);
+                    self.changed.ingest = Dirty::Yes;
+                }
+            }
+            Some(SessionEvent::BadData(_)) => self.count_fault("unreadable_metadata"),
+            Some(SessionEvent::Unpublish) => self.leave(EndReason::Unpublished, now),
+            Some(SessionEvent::Refused(reason)) => self.leave(EndReason::Refused(reason), now),
+        }
+        Ok(())
+    }
+
+    fn complete_media(
+        &mut self,
+        header: MessageHeader,
+        reservation: Reservation,
+        now: Instant,
+    ) -> Result<(), String> {
+        let Phase::Live(stream) = &mut self.phase else { return Ok(()) };
+        if header.kind == kind::AGGREGATE {
+            let whole =
+                stream.logs.source.bytes(reservation.position, reservation.length).to_vec();
+            for part in AggregateReader::new(header, &whole) {
+                let part = part.map_err(|error| error.to_string())?;
+                if matches!(part.header.kind, kind::AUDIO | kind::VIDEO) {
+                    self.take_part(part.header, part.payload, now)?;
+                }
+            }
+            return Ok(());
+        }
+        let first = stream.logs.source.bytes(reservation.position, reservation.length.min(1));
+        check_single_track(header.kind, first).map_err(|error| error.to_string())?;
+        let taken = stream.take_media(header, reservation, &mut self.timeline, now);
+        self.note_taken(taken);
+        Ok(())
+    }
+
+    fn take_part(
+        &mut self,
+        header: MessageHeader,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), String> {
+        let Phase::Live(stream) = &mut self.phase else { return Ok(()) };
+        stream.logs.source.check(header.length, 0).map_err(|error| error.to_string())?;
+        let mut reservation = stream.logs.source.reserve(header.length);
+        stream.logs.source.fill(&mut reservation, payload);
+        let taken = stream.take_media(header, reservation, &mut self.timeline, now);
+        self.note_taken(taken);
+        Ok(())
+    }
+
+    fn note_taken(&mut self, fault: Option<String>) {
+        self.changed.timeline = Dirty::Yes;
+        if let Some(fault) = fault {
+            self.count_fault(&fault);
+        }
+    }
+}
+
+/// Was an unfinished message copied to another place?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    Yes,
+    No,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stepped {
+    On,
+    NeedsMore,
+}

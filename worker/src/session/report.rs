@@ -1,0 +1,279 @@
+//! What the operator sees of a session: counters, rates, states.
+
+use super::source::codec_name;
+use super::stream::{Stream, destination, is_overload};
+use super::{Phase, Session};
+use crate::ladder::RungDecision;
+use crate::output::push::Push;
+use crate::pipeline::{PipelineEvent, SkipReason};
+use std::collections::BTreeMap;
+use std::time::Instant;
+use tasuki_shared::id::RungId;
+use tasuki_shared::limits::RUNGS_MAX;
+use tasuki_shared::plan::RungKind;
+use tasuki_shared::status::{PushStatus, RungStatus, SessionStatus};
+
+/// Counters of one stream.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    pub media_bytes: u64,
+    pub frames_in: u64,
+    pub frames_out: u64,
+    /// Larger than their log takes.
+    pub too_large: u64,
+    newest_in_ms: Option<i64>,
+    newest_out_ms: Option<i64>,
+    skipped: BTreeMap<&'static str, u64>,
+    dropped_by_overload: u64,
+    events: BTreeMap<&'static str, u64>,
+    rung_frames: [u64; RUNGS_MAX],
+    rung_bytes: [u64; RUNGS_MAX],
+    width: u32,
+    height: u32,
+}
+
+impl Counts {
+    pub fn received(&mut self, bytes: u32, _now: Instant) {
+        self.media_bytes += u64::from(bytes);
+    }
+
+    pub fn frame_in(&mut self, dts_ms: i64) {
+        self.frames_in += 1;
+        self.newest_in_ms = Some(dts_ms);
+    }
+
+    pub fn frame_out(&mut self, pts_ms: i64) {
+        self.frames_out += 1;
+        self.newest_out_ms = Some(pts_ms);
+    }
+
+    pub fn rung_frame(&mut self, rung: RungId, bytes: usize) {
+        let rung = usize::from(rung.0);
+        if rung < RUNGS_MAX {
+            self.rung_frames[rung] += 1;
+            self.rung_bytes[rung] += bytes as u64;
+        }
+    }
+
+    pub fn skipped(&mut self, reason: SkipReason) {
+        self.dropped_by_overload += u64::from(is_overload(reason));
+        *self.skipped.entry(skip_name(reason)).or_default() += 1;
+    }
+
+    pub fn event(&mut self, event: &PipelineEvent) {
+        if let PipelineEvent::SourceSizeChanged { width, height } = event {
+            (self.width, self.height) = (*width, *height);
+        }
+        if let Some(name) = event_name(event) {
+            *self.events.entry(name).or_default() += 1;
+        }
+    }
+
+    #[must_use]
+    pub fn dropped_by_overload(&self) -> u64 {
+        self.dropped_by_overload
+    }
+
+    /// Newest picture received minus newest one through the pipeline. Before the first is through
+    /// there is nothing to be behind of but the first itself.
+    #[must_use]
+    pub fn lag_ms(&self) -> u64 {
+        match (self.newest_in_ms, self.newest_out_ms) {
+            (Some(received), Some(out)) => u64::try_from(received - out).unwrap_or(0),
+            (Some(_) | None, _) => 0,
+        }
+    }
+}
+
+/// Rates between two reports.
+#[derive(Clone, Copy, Debug)]
+pub struct Meter {
+    at: Instant,
+    in_bytes: u64,
+    out_bytes: u64,
+    frames_in: u64,
+    in_bps: u64,
+    out_bps: u64,
+    fps: f32,
+}
+
+/// Shortest time over which a rate is taken.
+const RATE_WINDOW_MS: u128 = 1_000;
+
+impl Meter {
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { at: now, in_bytes: 0, out_bytes: 0, frames_in: 0, in_bps: 0, out_bps: 0, fps: 0.0 }
+    }
+
+    fn measure(&mut self, now: Instant, in_bytes: u64, out_bytes: u64, frames_in: u64) {
+        let elapsed_ms = now.duration_since(self.at).as_millis();
+        if elapsed_ms < RATE_WINDOW_MS {
+            return;
+        }
+        let elapsed_ms = u64::try_from(elapsed_ms).unwrap_or(u64::MAX);
+        let rate = |newer: u64, older: u64| newer.saturating_sub(older) * 8_000 / elapsed_ms;
+        self.in_bps = rate(in_bytes, self.in_bytes);
+        self.out_bps = rate(out_bytes, self.out_bytes);
+        let frames = u16::try_from(frames_in.saturating_sub(self.frames_in)).unwrap_or(u16::MAX);
+        let seconds = f32::from(u16::try_from(elapsed_ms / 10).unwrap_or(u16::MAX)) / 100.0;
+        self.fps = (f32::from(frames) / seconds * 10.0).round() / 10.0;
+        (self.at, self.in_bytes, self.out_bytes, self.frames_in) =
+            (now, in_bytes, out_bytes, frames_in);
+    }
+}
+
+impl Session {
+    /// The session as the status shows it; `worker` is left to the supervisor.
+    pub fn status(&mut self, now: Instant) -> SessionStatus {
+        let in_bytes = self.ingest.received();
+        let mut status = SessionStatus {
+            id: self.id.to_string(),
+            app: self.app.clone(),
+            peer: self.peer.to_string(),
+            state: self.state_name().to_owned(),
+            uptime_ms: u64::try_from(now.duration_since(self.began).as_millis()).unwrap_or(0),
+            in_bytes,
+            faults: self.faults.clone(),
+            ..SessionStatus::default()
+        };
+        let mut frames_in = 0;
+        if let Some(stream) = self.stream() {
+            describe_stream(stream, &mut status);
+            frames_in = stream.counts.frames_in;
+        }
+        self.report.measure(now, in_bytes, status.out_bytes, frames_in);
+        status.in_bitrate_bps = self.report.in_bps;
+        status.out_bitrate_bps = self.report.out_bps;
+        status.fps = self.report.fps;
+        status
+    }
+
+    /// Bits per second received lately.
+    #[must_use]
+    pub fn in_bitrate_bps(&self) -> u64 {
+        self.report.in_bps
+    }
+
+    fn state_name(&self) -> &'static str {
+        match self.phase {
+            Phase::Lobby => "lobby",
+            Phase::Authorizing { .. } => "authorizing",
+            Phase::Live(_) => "live",
+            Phase::Draining { .. } | Phase::Leaving { .. } | Phase::Ended(_) => "ending",
+        }
+    }
+}
+
+fn describe_stream(stream: &Stream, status: &mut SessionStatus) {
+    let counts = &stream.counts;
+    status.name = stream.plan.name.to_string();
+    stream.plan.app.clone_into(&mut status.app);
+    if let Some(video) = &stream.tracks.video {
+        codec_name(video.codec).clone_into(&mut status.video_codec);
+        if let Some(config) = video.config {
+            (status.width, status.height) = (config.width, config.height);
+        }
+    }
+    if stream.tracks.audio.is_some() {
+        "aac".clone_into(&mut status.audio_codec);
+    }
+    status.frames_in = counts.frames_in;
+    status.frames_out =
+        if stream.plan.transcodes() { counts.frames_out } else { counts.frames_in };
+    status.frames_dropped = counts.dropped_by_overload;
+    status.lag_ms = stream.lag_ms();
+    for (name, count) in counts.skipped.iter().chain(&counts.events) {
+        *status.faults.entry((*name).to_owned()).or_default() += count;
+    }
+    for (name, count) in [("too_large", counts.too_large), ("pipeline_lapped", stream.lapped())] {
+        if count > 0 {
+            status.faults.insert(name.to_owned(), count);
+        }
+    }
+    status.rungs = rungs(stream);
+    status.pushes = stream.pushes.iter().map(|push| push_status(stream, push)).collect();
+    status.out_bytes = stream.pushes.iter().map(|push| push.sent_bytes).sum();
+    status.record = stream.recordings.first().map(crate::output::recording::Recording::status);
+}
+
+fn rungs(stream: &Stream) -> Vec<RungStatus> {
+    let mut off_left = stream.overload.rungs_off();
+    let mut found = Vec::with_capacity(stream.plan.rungs.len());
+    for (position, rung) in stream.plan.rungs.iter().enumerate() {
+        let decision = stream.ladder.as_ref().and_then(|ladder| ladder.rungs.get(position));
+        let source = stream.tracks.video.as_ref().and_then(|video| video.config);
+        let size = source.map_or((0, 0), |config| (config.width, config.height));
+        let (state, (width, height)) = match (&rung.kind, decision) {
+            (RungKind::Source, _) | (_, Some(RungDecision::Passing(_))) => ("passing", size),
+            (RungKind::Encoded(_), None) => ("waiting", (0, 0)),
+            (RungKind::Encoded(_), Some(RungDecision::Off(_))) => ("off", (0, 0)),
+            (RungKind::Encoded(_), Some(RungDecision::Encode { width, height })) => {
+                let state = if off_left > 0 { "dropped" } else { "encoding" };
+                off_left = off_left.saturating_sub(1);
+                (state, (*width, *height))
+            }
+        };
+        let (frames, bytes) = match state {
+            "passing" => (stream.counts.frames_in, stream.counts.media_bytes),
+            _ => (stream.counts.rung_frames[position], stream.counts.rung_bytes[position]),
+        };
+        let label = rung.label.clone();
+        let state = state.to_owned();
+        found.push(RungStatus { label, state, width, height, frames, bytes });
+    }
+    found
+}
+
+fn push_status(stream: &Stream, push: &Push) -> PushStatus {
+    let rung = stream.plan.rung(push.plan().rung).map_or_else(String::new, |r| r.label.clone());
+    PushStatus {
+        rung,
+        to: destination(push.plan()),
+        state: push.state_name().to_owned(),
+        sent_bytes: push.sent_bytes,
+        messages: push.messages,
+        reconnects: u64::from(push.reconnects()),
+        skipped: push.skipped(),
+        last_error: push.last_error.clone(),
+    }
+}
+
+fn skip_name(reason: SkipReason) -> &'static str {
+    match reason {
+        SkipReason::NoHeader => "skipped_no_header",
+        SkipReason::Refused => "skipped_refused",
+        SkipReason::NothingToEncode => "skipped_nothing_to_encode",
+        SkipReason::NoKeyframeYet => "skipped_no_keyframe_yet",
+        SkipReason::Undecodable => "skipped_undecodable",
+        SkipReason::AfterError => "skipped_after_error",
+        SkipReason::NoFrame => "skipped_no_frame",
+        SkipReason::Overload => "skipped_overload",
+        SkipReason::FrameRateCap => "skipped_frame_rate_cap",
+        SkipReason::Unscalable => "skipped_unscalable",
+    }
+}
+
+/// Events that count as faults.
+fn event_name(event: &PipelineEvent) -> Option<&'static str> {
+    match event {
+        PipelineEvent::VideoRefused(_) => Some("video_refused"),
+        PipelineEvent::DecodeError { .. } => Some("decode_error"),
+        PipelineEvent::DamagedFrame { .. } => Some("damaged_frame"),
+        PipelineEvent::FrameWithoutPacket => Some("frame_without_packet"),
+        PipelineEvent::ScaleError { .. } => Some("scale_error"),
+        PipelineEvent::SourceSizeChanged { .. } => Some("source_size_changed"),
+        PipelineEvent::RungFailed { .. } => Some("rung_failed"),
+        PipelineEvent::RungLost { .. } => Some("rung_lost"),
+        PipelineEvent::AudioError { .. } => Some("audio_error"),
+        PipelineEvent::AudioGapFilled { .. } => Some("audio_gap_filled"),
+        PipelineEvent::AudioJumped { .. } => Some("audio_jumped"),
+        PipelineEvent::AudioOverlapDropped { .. } => Some("audio_overlap_dropped"),
+        PipelineEvent::Failed => Some("pipeline_failed"),
+        PipelineEvent::DecoderOpened { .. }
+        | PipelineEvent::RungsOff { .. }
+        | PipelineEvent::LiveFrom { .. }
+        | PipelineEvent::AudioOpened { .. }
+        | PipelineEvent::Ended => None,
+    }
+}

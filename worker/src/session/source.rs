@@ -1,0 +1,197 @@
+//! The source log as the pipeline's packet source, read by the media thread.
+
+use crate::media::packet::{IsIdr, VideoCodec};
+use crate::media::tag::{self, AudioKind, VideoKind};
+use crate::pipeline::{Disposable, PacketKind, PacketSource, SourceEvent, SourcePacket};
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tasuki_shared::memory::MemoryError;
+use tasuki_shared::memory::log::{Entry, EntryKind, HeaderIds, LogReader, Miss};
+use tasuki_shared::memory::map::Access;
+
+/// Index behind the last packet that will ever come; `u64::MAX` while the stream goes on.
+#[derive(Clone, Debug)]
+pub struct End(Arc<AtomicU64>);
+
+impl End {
+    #[must_use]
+    pub fn open() -> Self {
+        Self(Arc::new(AtomicU64::new(u64::MAX)))
+    }
+
+    pub fn at(&self, index: u64) {
+        self.0.store(index, Ordering::Release);
+    }
+
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire) != u64::MAX
+    }
+
+    fn reached(&self, index: u64) -> bool {
+        index >= self.0.load(Ordering::Acquire)
+    }
+}
+
+/// See the module.
+pub struct LogSource {
+    log: LogReader,
+    next: u64,
+    end: End,
+    /// Headers that the pipeline has been given.
+    given: HeaderIds,
+    /// A packet whose header goes first.
+    held: Option<Entry>,
+    tag: Vec<u8>,
+    /// Packets that were overwritten before the media thread came to them.
+    lapped: Arc<AtomicU64>,
+}
+
+impl LogSource {
+    /// Reads from `first` on.
+    pub fn open(
+        fd: &impl AsFd,
+        first: u64,
+        end: End,
+        lapped: Arc<AtomicU64>,
+    ) -> Result<Self, MemoryError> {
+        let log = LogReader::open(fd, Access::ReadWrite)?;
+        let given = HeaderIds::default();
+        Ok(Self { log, next: first, end, given, held: None, tag: Vec::new(), lapped })
+    }
+
+    /// The next entry with its tag in `self.tag`, or why there is none.
+    fn read(&mut self) -> Result<Entry, Miss> {
+        match self.log.read(self.next, &mut self.tag) {
+            Ok(entry) => {
+                self.next += 1;
+                Ok(entry)
+            }
+            Err(Miss::NotYet) => Err(Miss::NotYet),
+            Err(Miss::Lapped) => {
+                let target = self
+                    .log
+                    .keyframe()
+                    .filter(|&index| index > self.next)
+                    .unwrap_or_else(|| self.log.head().max(self.next + 1));
+                self.lapped.fetch_add(target - self.next, Ordering::Relaxed);
+                self.next = target;
+                Err(Miss::Lapped)
+            }
+        }
+    }
+
+    /// Turns the entry whose tag is in `self.tag` into what the pipeline takes.
+    fn packet(&mut self, entry: Entry, buffer: &mut Vec<u8>) -> Option<SourcePacket> {
+        // A reader that began late, or skipped, gets the headers in force first.
+        if entry.kind.is_video_frame() && entry.headers.video != self.given.video {
+            self.given.video = entry.headers.video;
+            if let Some(header) = self.log.header(entry.headers.video) {
+                self.hold(entry);
+                return video_header(&header, entry.index, buffer);
+            }
+        }
+        if entry.kind == EntryKind::Audio && entry.headers.audio != self.given.audio {
+            self.given.audio = entry.headers.audio;
+            if let Some(header) = self.log.header(entry.headers.audio) {
+                self.hold(entry);
+                return audio_header(&header, entry.index, buffer);
+            }
+        }
+        match entry.kind {
+            EntryKind::VideoIdr | EntryKind::VideoInter | EntryKind::VideoDisposable => {
+                video_frame(&self.tag, entry, buffer)
+            }
+            EntryKind::Audio => audio_frame(&self.tag, entry, buffer),
+            EntryKind::VideoHeader
+            | EntryKind::AudioHeader
+            | EntryKind::Metadata
+            | EntryKind::VideoOther
+            | EntryKind::AudioOther => None,
+        }
+    }
+
+    fn hold(&mut self, entry: Entry) {
+        self.held = Some(entry);
+    }
+}
+
+impl PacketSource for LogSource {
+    fn next(&mut self, buffer: &mut Vec<u8>, wait: Duration) -> SourceEvent {
+        if let Some(entry) = self.held.take()
+            && let Some(packet) = self.packet(entry, buffer)
+        {
+            return SourceEvent::Packet(packet);
+        }
+        // Bounded by the log: each turn moves on by an entry, or leaves.
+        loop {
+            if self.end.reached(self.next) {
+                return SourceEvent::Closed;
+            }
+            match self.read() {
+                Ok(entry) => {
+                    if let Some(packet) = self.packet(entry, buffer) {
+                        return SourceEvent::Packet(packet);
+                    }
+                }
+                Err(Miss::Lapped) => {}
+                Err(Miss::NotYet) => {
+                    self.log.wait_beyond(self.next, wait);
+                    if self.log.head() <= self.next && !self.end.reached(self.next) {
+                        return SourceEvent::Idle;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn put(bytes: &[u8], buffer: &mut Vec<u8>) -> Range<usize> {
+    buffer.extend_from_slice(bytes);
+    0..bytes.len()
+}
+
+fn video_header(body: &[u8], index: u64, buffer: &mut Vec<u8>) -> Option<SourcePacket> {
+    let parsed = tag::parse_video(body).ok()?;
+    let VideoKind::SequenceHeader { config } = parsed.kind else { return None };
+    let kind = PacketKind::VideoHeader { codec: parsed.codec };
+    Some(SourcePacket { index, kind, payload: put(config, buffer) })
+}
+
+fn video_frame(body: &[u8], entry: Entry, buffer: &mut Vec<u8>) -> Option<SourcePacket> {
+    let parsed = tag::parse_video(body).ok()?;
+    let VideoKind::Frame { nals, .. } = parsed.kind else { return None };
+    let idr = if entry.kind == EntryKind::VideoIdr { IsIdr::Idr } else { IsIdr::Other };
+    let disposable = if entry.kind == EntryKind::VideoDisposable {
+        Disposable::Yes
+    } else {
+        Disposable::No
+    };
+    let kind = PacketKind::VideoFrame { pts_ms: entry.pts_ms(), idr, disposable };
+    Some(SourcePacket { index: entry.index, kind, payload: put(nals, buffer) })
+}
+
+fn audio_header(body: &[u8], index: u64, buffer: &mut Vec<u8>) -> Option<SourcePacket> {
+    let parsed = tag::parse_audio(body).ok()?;
+    let AudioKind::SequenceHeader { config } = parsed.kind else { return None };
+    Some(SourcePacket { index, kind: PacketKind::AudioHeader, payload: put(config, buffer) })
+}
+
+fn audio_frame(body: &[u8], entry: Entry, buffer: &mut Vec<u8>) -> Option<SourcePacket> {
+    let parsed = tag::parse_audio(body).ok()?;
+    let AudioKind::Frame { raw } = parsed.kind else { return None };
+    let kind = PacketKind::AudioFrame { dts_ms: entry.dts_ms };
+    Some(SourcePacket { index: entry.index, kind, payload: put(raw, buffer) })
+}
+
+/// Codec of the source's video, as a word for the status.
+#[must_use]
+pub fn codec_name(codec: VideoCodec) -> &'static str {
+    match codec {
+        VideoCodec::H264 => "h264",
+        VideoCodec::Hevc => "hevc",
+    }
+}
