@@ -94,3 +94,9 @@ pub const LOG_SPAN: Duration = Duration::from_secs(8);
 // Operator's log.
 /// Sources of noise a rate limit tells apart; the others share one allowance.
 pub const LOG_RATE_KEYS_MAX: usize = 1024;
+
+// Command line.
+/// One reply line that a client of the status socket accepts.
+pub const STATUS_REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a client waits for a reply.
+pub const STATUS_REPLY_DEADLINE: Duration = Duration::from_secs(5);
