@@ -177,13 +177,14 @@ impl fmt::Display for AppDescription {
             writeln!(f, "  blur        {} rectangles", self.blur_rectangles)?;
         }
         for rung in &self.rungs {
-            write!(f, "  rung        {:<10} {:<16}", rung.label, rung.what)?;
+            write!(f, "  rung        {:<10} ", rung.label)?;
             if let (Some(bps), Some(preset), Some(crf)) = (rung.bitrate_bps, &rung.preset, rung.crf)
             {
                 let (bps, log) = (bitrate(bps), bytes(rung.log_bytes));
-                write!(f, " {bps:>6}  {preset}, crf {crf}, log {log}")?;
+                writeln!(f, "{:<16} {bps:>6}  {preset}, crf {crf}, log {log}", rung.what)?;
+            } else {
+                writeln!(f, "{}", rung.what)?;
             }
-            writeln!(f)?;
         }
         let (logs, source) = (bytes(self.logs_bytes), bytes(self.source_log_bytes));
         writeln!(f, "  memory      {logs} of logs per stream (source log {source})")?;
