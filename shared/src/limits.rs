@@ -67,3 +67,36 @@ pub const STATUS_LINE_BYTES_MAX: usize = 64 * 1024;
 /// Clients of the status socket at once.
 pub const STATUS_CLIENTS_MAX: usize = 32;
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+
+// Configuration.
+pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const LISTENERS_MAX: usize = 16;
+pub const APPS_MAX: usize = 64;
+pub const KEYS_MAX: usize = 16_384;
+/// A stream key, as configured and as accepted in a publish.
+pub const STREAM_KEY_BYTES_MAX: usize = 256;
+/// Label of a rung or name of an application; both appear in URLs and paths.
+pub const LABEL_BYTES_MAX: usize = 64;
+/// Application and stream name of a push, placeholders replaced; keeps a plan in one frame.
+pub const PUSH_NAME_BYTES_MAX: usize = 1024;
+pub const RECORD_DIRECTORY_BYTES_MAX: usize = 1024;
+
+// Logs, as plans size them.
+pub const SOURCE_LOG_BYTES_MIN: u64 = 1024 * 1024;
+pub const SOURCE_LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// On top of bitrate × GOP: what arrives between a keyframe and its commit.
+pub const SOURCE_LOG_RESERVE_BYTES: u64 = 256 * 1024;
+pub const RUNG_LOG_BYTES_MIN: u64 = 512 * 1024;
+pub const AUDIO_LOG_BYTES_MIN: u64 = 256 * 1024;
+/// What a rung log or audio log holds at its full bitrate.
+pub const LOG_SPAN: Duration = Duration::from_secs(8);
+
+// Operator's log.
+/// Sources of noise a rate limit tells apart; the others share one allowance.
+pub const LOG_RATE_KEYS_MAX: usize = 1024;
+
+// Command line.
+/// One reply line that a client of the status socket accepts.
+pub const STATUS_REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a client waits for a reply.
+pub const STATUS_REPLY_DEADLINE: Duration = Duration::from_secs(5);

@@ -1,1 +1,3 @@
 //! Tasuki supervisor.
+
+pub mod cli;

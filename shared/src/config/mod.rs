@@ -1,0 +1,251 @@
+//! The configuration: TOML in, a checked `Config` out. What a `Config` holds has been checked;
+//! nobody validates it again.
+//!
+//! `raw` is the file's shape, `check` makes a `Config` of it, `authorize` a stream's `Plan`,
+//! `describe` what `tasuki check` prints. docs/CONFIG.md explains every key; a test keeps it so.
+//!
+//! Stream keys are secrets: no `Debug` and no error shows one.
+
+mod authorize;
+mod check;
+mod describe;
+mod error;
+mod log_size;
+mod push_url;
+mod raw;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod units;
+
+pub use describe::{AppDescription, Description, RungDescription};
+pub use error::ConfigError;
+pub use push_url::{PushTarget, RTMP_PORT};
+pub use socket::{RuntimeDirectories, client_sockets, default_socket, default_socket_here};
+
+use crate::id::{PublicName, StreamKey};
+use crate::limits::CONFIG_BYTES_MAX;
+use crate::plan::{AudioPlan, BlurRect, LogSize, RecordPlan, RungPlan, StreamLimits};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub rtmp: Rtmp,
+    pub status: StatusSocket,
+    pub workers: Workers,
+    pub log: Log,
+    pub keys: Keys,
+    /// By RTMP application name; never empty.
+    pub apps: BTreeMap<String, App>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rtmp {
+    pub listen: Vec<SocketAddr>,
+    pub authorisation: Authorisation,
+    pub silence_timeout: Duration,
+    pub same_name: SameName,
+}
+
+/// What stands between the network and a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authorisation {
+    /// Only `[keys]` may publish.
+    Keys,
+    /// Anyone may, but only this machine reaches the listeners.
+    LoopbackOnly,
+    /// Anyone who reaches the listeners may, and the file says so.
+    Open,
+}
+
+/// What happens to a publish whose name is live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SameName {
+    #[default]
+    Refuse,
+    TakeOver,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusSocket {
+    /// `None`: where `default_socket_here` says.
+    pub socket: Option<PathBuf>,
+    /// Permission bits, at most 0o777.
+    pub mode: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workers {
+    pub count: WorkerCount,
+    pub streams_per_worker: u32,
+    pub sessions_max: u32,
+    /// Of the whole machine, 0 to 100.
+    pub cpu_limit_percent: f32,
+    pub standby: u32,
+    pub restart_backoff_first: Duration,
+    pub restart_backoff_max: Duration,
+    /// Deaths within `restart_window` from which on no more workers are started.
+    pub restart_intensity: u32,
+    pub restart_window: Duration,
+    pub shutdown_deadline: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerCount {
+    /// One per core.
+    Auto,
+    Fixed(u16),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    pub format: LogFormat,
+    pub level: LogLevel,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Pretty on a terminal, journald where stderr is the journal, else JSON.
+    #[default]
+    Auto,
+    Pretty,
+    Json,
+    Journald,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Stream keys and the names they publish under. Empty: the key is the name.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Keys(HashMap<StreamKey, PublicName>);
+
+impl Keys {
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Keys({})", self.0.len())
+    }
+}
+
+/// What is done with the streams of one application.
+#[derive(Clone, Debug, PartialEq)]
+pub struct App {
+    /// Highest first.
+    pub rungs: Vec<RungPlan>,
+    pub audio: AudioPlan,
+    pub blur: Vec<BlurRect>,
+    pub pushes: Vec<PushTarget>,
+    pub record: Option<RecordPlan>,
+    pub limits: StreamLimits,
+    /// Longest distance of keyframes that the source log is sized for.
+    pub gop: Duration,
+    pub source_log: LogSize,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let refuse = |source| ConfigError::Read { path: path.to_owned(), source };
+        let bytes = read_bounded(path).map_err(refuse)?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            refuse(std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error()))
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks a text; `file` is what errors call it.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text)
+            .map_err(|error| error::Fault::from_toml(&error))
+            .and_then(check::check)
+            .map_err(|fault| fault.locate(file, text))
+    }
+
+    /// What holds without any file.
+    #[must_use]
+    pub fn embedded() -> Self {
+        match check::check(raw::RawConfig::default()) {
+            Ok(config) => config,
+            Err(fault) => unreachable!("the embedded defaults are tested: {fault:?}"),
+        }
+    }
+
+    /// Where the status socket goes.
+    #[must_use]
+    pub fn status_socket(&self) -> PathBuf {
+        self.status.socket.clone().unwrap_or_else(default_socket_here)
+    }
+
+    /// Worker slots on a machine with this many cores.
+    #[must_use]
+    pub fn worker_count(&self, cores: usize) -> u16 {
+        match self.workers.count {
+            WorkerCount::Auto => u16::try_from(cores).unwrap_or(u16::MAX).clamp(1, 64),
+            WorkerCount::Fixed(count) => count,
+        }
+    }
+
+    /// What is allowed, but should be known: a sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.rtmp.authorisation == Authorisation::Open {
+            warnings.push(
+                "anyone who reaches the RTMP listeners may publish (allow_open without [keys])"
+                    .to_owned(),
+            );
+        }
+        for (app, plan) in &self.apps {
+            for push in plan.pushes.iter().filter(|push| !push.tells_names_apart()) {
+                warnings.push(format!(
+                    "app '{app}': the push to {push} has no {{name}}: two streams would collide"
+                ));
+            }
+        }
+        warnings
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::embedded()
+    }
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let bound = u64::try_from(CONFIG_BYTES_MAX).unwrap_or(u64::MAX);
+    std::fs::File::open(path)?.take(bound + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > CONFIG_BYTES_MAX {
+        let message = format!("longer than {CONFIG_BYTES_MAX} bytes");
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(bytes)
+}

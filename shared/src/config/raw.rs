@@ -1,0 +1,150 @@
+//! The file as written: shapes only, every value with its place in the text. `check` makes a
+//! `Config` of it.
+
+use super::units::{AutoOr, Bitrate, Percent, Size, Time};
+use super::{LogFormat, LogLevel, SameName};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use toml::Spanned;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawConfig {
+    pub rtmp: RawRtmp,
+    pub status: RawStatus,
+    pub workers: RawWorkers,
+    pub log: RawLog,
+    pub keys: RawKeys,
+    pub apps: BTreeMap<Spanned<String>, RawApp>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawRtmp {
+    pub listen: Option<Spanned<Vec<Spanned<String>>>>,
+    pub allow_open: bool,
+    pub silence_timeout: Option<Spanned<Time>>,
+    pub same_name: SameName,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawStatus {
+    pub socket: Option<Spanned<String>>,
+    pub mode: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawWorkers {
+    pub count: Option<Spanned<AutoOr>>,
+    pub streams_per_worker: Option<Spanned<u64>>,
+    pub sessions_max: Option<Spanned<u64>>,
+    pub cpu_limit: Option<Spanned<Percent>>,
+    pub standby: Option<Spanned<u64>>,
+    pub restart_backoff_first: Option<Spanned<Time>>,
+    pub restart_backoff_max: Option<Spanned<Time>>,
+    pub restart_intensity: Option<Spanned<u64>>,
+    pub restart_window: Option<Spanned<Time>>,
+    pub shutdown_deadline: Option<Spanned<Time>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawLog {
+    pub format: LogFormat,
+    pub level: LogLevel,
+}
+
+/// Secret → name. Its `Debug` shows neither.
+#[derive(Default, Deserialize)]
+#[serde(transparent, expecting = "a table of \"stream key\" = \"public name\"")]
+pub(super) struct RawKeys(pub BTreeMap<Spanned<String>, Spanned<String>>);
+
+impl std::fmt::Debug for RawKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RawKeys({})", self.0.len())
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawApp {
+    pub audio: RawAudio,
+    pub audio_bitrate: Option<Spanned<Bitrate>>,
+    pub blur: Option<Spanned<Vec<Spanned<RawBlur>>>>,
+    pub rungs: Option<Spanned<Vec<Spanned<RawRung>>>>,
+    pub push: Vec<RawPush>,
+    pub record: Option<RawRecord>,
+    pub limits: RawLimits,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawAudio {
+    #[default]
+    Copy,
+    Aac,
+    None,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawBlur {
+    pub left: Percent,
+    pub top: Percent,
+    pub width: Percent,
+    pub height: Percent,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawRung {
+    pub label: Option<Spanned<String>>,
+    pub source: bool,
+    pub unblurred: bool,
+    pub height: Option<Spanned<u64>>,
+    pub bitrate: Option<Spanned<Bitrate>>,
+    pub preset: Option<Spanned<String>>,
+    pub crf: Option<Spanned<f32>>,
+}
+
+/// Its URL may carry a secret, so there is no derived `Debug`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawPush {
+    pub url: Spanned<String>,
+    pub rungs: Option<Spanned<Vec<Spanned<String>>>>,
+}
+
+impl std::fmt::Debug for RawPush {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawPush").field("rungs", &self.rungs).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawRecord {
+    pub directory: Spanned<String>,
+    #[serde(default)]
+    pub rungs: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
+    pub rotate: Option<Spanned<Time>>,
+    #[serde(default)]
+    pub keep_age: Option<Spanned<Time>>,
+    #[serde(default)]
+    pub keep_size: Option<Spanned<Size>>,
+    #[serde(default)]
+    pub reserve: Option<Spanned<Size>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawLimits {
+    pub width: Option<Spanned<u64>>,
+    pub height: Option<Spanned<u64>>,
+    pub fps: Option<Spanned<u64>>,
+    pub bitrate: Option<Spanned<Bitrate>>,
+    pub gop: Option<Spanned<Time>>,
+}

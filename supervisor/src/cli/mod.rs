@@ -1,0 +1,136 @@
+//! The command line: what was asked, and the one place that turns an answer into an exit code.
+//!
+//! `serve` becomes the server; `check` looks at a file; `status`, `watch` and `end` are only
+//! clients of the status socket (docs/PROTOCOL.md).
+
+mod check;
+mod client;
+mod end;
+mod human;
+mod serve;
+mod status;
+mod table;
+mod watch;
+
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use tasuki_shared::config::{Config, ConfigError};
+use tasuki_shared::exit::Exit;
+use tasuki_shared::log_output::LogError;
+
+pub use client::ClientError;
+
+/// The server itself: runs until it has shut down. The path is where the configuration came from.
+pub type Serve = fn(Config, Option<PathBuf>) -> anyhow::Result<Exit>;
+
+/// Live transcoder whose workers are disposable.
+#[derive(Debug, Parser)]
+#[command(name = "tasuki", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Accept publishers, transcode, push and record
+    Serve(serve::Arguments),
+    /// Say whether a configuration is accepted and what it comes to on this machine
+    Check(check::Arguments),
+    /// Show workers and sessions
+    Status(status::Arguments),
+    /// Print events as they happen
+    Watch(watch::Arguments),
+    /// End one session
+    End(end::Arguments),
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("cannot write: {0}")]
+    Output(#[from] std::io::Error),
+    #[error("{0:#}")]
+    Serve(anyhow::Error),
+}
+
+impl CommandError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) => Exit::Config,
+            Self::Log(_) => Exit::Usage,
+            Self::Client(error) => error.exit(),
+            // Whoever read our output has seen enough.
+            Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
+            Self::Output(_) | Self::Serve(_) => Exit::Failure,
+        }
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn run(serve: Serve) -> Exit {
+    run_with(std::env::args_os(), serve)
+}
+
+fn run_with(arguments: impl IntoIterator<Item = OsString>, serve: Serve) -> Exit {
+    let Arguments { command } = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version arrive here too; whether printing works changes nothing.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+        }
+    };
+    let outcome = match command {
+        Command::Serve(arguments) => serve::run(arguments, serve),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Watch(arguments) => watch::run(&arguments),
+        Command::End(arguments) => end::run(&arguments),
+    };
+    match outcome {
+        Ok(exit) => exit,
+        Err(error) => {
+            let exit = error.exit();
+            if exit != Exit::Done {
+                let _ = writeln!(std::io::stderr(), "tasuki: {error}");
+            }
+            exit
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run(arguments: &[&str]) -> Exit {
+        let arguments = std::iter::once("tasuki").chain(arguments.iter().copied());
+        run_with(arguments.map(OsString::from), |_, _| anyhow::bail!("not in this test"))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn exit_codes_follow_the_vocabulary() {
+        assert_eq!(run(&["--version"]), Exit::Done);
+        assert_eq!(run(&["serv"]), Exit::Usage);
+        assert_eq!(run(&["status", "--socket", "/nonexistent/status.sock"]), Exit::Failure);
+        assert_eq!(run(&["check", "/nonexistent/tasuki.toml"]), Exit::Config);
+        assert_eq!(run(&["check"]), Exit::Done);
+        assert_eq!(run(&["serve", "--config", "/nonexistent/tasuki.toml"]), Exit::Config);
+    }
+}

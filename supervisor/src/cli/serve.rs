@@ -1,0 +1,27 @@
+//! `tasuki serve`: configuration and log first, then the server.
+
+use super::{CommandError, Serve};
+use std::path::PathBuf;
+use tasuki_shared::config::Config;
+use tasuki_shared::exit::Exit;
+use tasuki_shared::log_output;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Configuration file; without one the embedded defaults hold
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: Arguments, serve: Serve) -> Result<Exit, CommandError> {
+    let Arguments { config: path } = arguments;
+    let config = match &path {
+        Some(path) => Config::load(path)?,
+        None => Config::embedded(),
+    };
+    log_output::init(config.log, "supervisor")?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    serve(config, path).map_err(CommandError::Serve)
+}

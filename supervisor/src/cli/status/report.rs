@@ -1,0 +1,286 @@
+//! A `Status` as text: a headline, the workers, the sessions with their rungs, pushes and
+//! recording under each.
+
+use super::super::human;
+use super::super::table::{Align, Cell, Colour, Column, Paint, Screen, Table, bold};
+use tasuki_shared::status::{
+    PushStatus, RecordStatus, RungStatus, SessionStatus, Status, WorkerStatus,
+};
+
+const INDENT: &str = "    ";
+
+pub(super) fn draw(status: &Status, screen: Screen) -> String {
+    let mut lines = headline(status, screen.paint);
+    lines.push(String::new());
+    if status.workers.is_empty() {
+        lines.push("no workers".to_owned());
+    } else {
+        draw_workers(&status.workers, screen, &mut lines);
+    }
+    lines.push(String::new());
+    if status.sessions.is_empty() {
+        lines.push("no sessions".to_owned());
+    } else {
+        draw_sessions(&status.sessions, screen, &mut lines);
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn headline(status: &Status, paint: Paint) -> Vec<String> {
+    let first = format!(
+        "tasuki {} pid {}: {} for {} on {}",
+        status.version,
+        status.pid,
+        status.state,
+        human::age(status.uptime_ms),
+        status.listeners.join(", "),
+    );
+    let second = format!(
+        "config {}; {} streams free; processor {:.0}%; {} sessions since start",
+        status.config, status.streams_free, status.cpu_percent, status.sessions_total,
+    );
+    let mut lines = vec![bold(&human::printable(&first), paint), human::printable(&second)];
+    if !status.refusals.is_empty() {
+        let counts = status.refusals.iter().map(|(reason, count)| format!("{reason} {count}×"));
+        let counts = counts.collect::<Vec<_>>().join("; ");
+        lines.push(human::printable(&format!("refused: {counts}")));
+    }
+    lines
+}
+
+fn draw_workers(workers: &[WorkerStatus], screen: Screen, lines: &mut Vec<String>) {
+    let mut table = Table::new([
+        left("SLOT", 0),
+        left("ROLE", 5),
+        left("STATE", 0),
+        right("GEN", 3),
+        right("PID", 1),
+        right("AGE", 2),
+        right("SESSIONS", 0),
+        right("LOBBY", 7),
+        right("CPU", 1),
+        right("FOOTPRINT", 2),
+        right("RSS", 5),
+        right("LAZYFREE", 7),
+        right("RESTARTS", 4),
+        left("LAST DEATH", 8),
+    ]);
+    for worker in workers {
+        table.push([
+            Cell::plain(&worker.slot),
+            Cell::plain(&worker.role),
+            Cell::new(&worker.state, worker_colour(&worker.state)),
+            Cell::plain(worker.generation.to_string()),
+            Cell::plain(worker.pid.to_string()),
+            Cell::plain(human::age(worker.age_ms)),
+            Cell::plain(format!("{}/{}", worker.sessions, worker.streams_max)),
+            Cell::plain(worker.lobby.to_string()),
+            Cell::plain(format!("{:.0}%", worker.cpu_percent)),
+            Cell::plain(human::bytes(worker.footprint_bytes)),
+            Cell::plain(human::bytes(worker.rss_bytes)),
+            Cell::plain(human::bytes(worker.lazy_free_bytes)),
+            counted(worker.restarts.into(), Colour::Caution),
+            Cell::plain(worker.last_death.as_deref().unwrap_or_default()),
+        ]);
+    }
+    let (heading, rows, hidden) = table.render(screen);
+    lines.push(heading);
+    lines.extend(rows);
+    tell_hidden(&hidden, lines);
+}
+
+fn draw_sessions(sessions: &[SessionStatus], screen: Screen, lines: &mut Vec<String>) {
+    let mut table = Table::new([
+        left("SESSION", 1),
+        left("NAME", 0),
+        left("APP", 8),
+        left("WORKER", 3),
+        left("PEER", 4),
+        left("STATE", 0),
+        left("CODEC", 3),
+        left("PICTURE", 2),
+        right("IN", 0),
+        right("OUT", 0),
+        right("FRAMES IN", 5),
+        right("FRAMES OUT", 5),
+        right("DROPPED", 1),
+        right("LAG", 1),
+        right("UPTIME", 2),
+    ]);
+    // Rungs, pushes and recordings align over all sessions, so the eye can run down a column.
+    let width = screen.width.map(|width| width.saturating_sub(INDENT.len()));
+    let mut parts = Table::new([
+        left("PART", 0),
+        left("LABEL", 0),
+        left("STATE", 0),
+        left("WHERE", 1),
+        right("BYTES", 2),
+        right("COUNT", 3),
+        left("NOTE", 4),
+    ]);
+    let mut parts_of = Vec::new();
+    for session in sessions {
+        table.push(session_row(session));
+        let rows: Vec<_> = part_rows(session);
+        parts_of.push(rows.len());
+        for row in rows {
+            parts.push(row);
+        }
+    }
+    let (heading, rows, hidden) = table.render(screen);
+    let (_, part_lines, _) = parts.render(Screen { width, paint: screen.paint });
+    let mut part_lines = part_lines.into_iter();
+    lines.push(heading);
+    for (row, count) in rows.into_iter().zip(parts_of) {
+        lines.push(row);
+        lines.extend(part_lines.by_ref().take(count).map(|part| format!("{INDENT}{part}")));
+    }
+    tell_hidden(&hidden, lines);
+}
+
+fn session_row(session: &SessionStatus) -> [Cell; 15] {
+    let codec = [session.video_codec.as_str(), session.audio_codec.as_str()];
+    let codec: Vec<_> = codec.into_iter().filter(|codec| !codec.is_empty()).collect();
+    let picture = match (session.width, session.height) {
+        (0, _) | (_, 0) => String::new(),
+        (width, height) => format!("{width}x{height}@{:.0}", session.fps),
+    };
+    let lag_colour = match session.lag_ms {
+        0..1000 => Colour::Plain,
+        1000..4000 => Colour::Caution,
+        4000.. => Colour::Bad,
+    };
+    [
+        Cell::plain(&session.id),
+        Cell::plain(&session.name),
+        Cell::plain(&session.app),
+        Cell::plain(&session.worker),
+        Cell::plain(&session.peer),
+        Cell::new(&session.state, session_colour(&session.state)),
+        Cell::plain(codec.join("+")),
+        Cell::plain(picture),
+        Cell::plain(human::bitrate(session.in_bitrate_bps)),
+        Cell::plain(human::bitrate(session.out_bitrate_bps)),
+        Cell::plain(session.frames_in.to_string()),
+        Cell::plain(session.frames_out.to_string()),
+        counted(session.frames_dropped, Colour::Bad),
+        Cell::new(human::lag(session.lag_ms), lag_colour),
+        Cell::plain(human::age(session.uptime_ms)),
+    ]
+}
+
+fn part_rows(session: &SessionStatus) -> Vec<[Cell; 7]> {
+    let rungs = session.rungs.iter().map(rung_row);
+    let pushes = session.pushes.iter().map(push_row);
+    rungs.chain(pushes).chain(session.record.iter().map(record_row)).collect()
+}
+
+fn rung_row(rung: &RungStatus) -> [Cell; 7] {
+    let picture = match (rung.width, rung.height) {
+        (0, _) | (_, 0) => String::new(),
+        (width, height) => format!("{width}x{height}"),
+    };
+    [
+        Cell::plain("rung"),
+        Cell::plain(&rung.label),
+        Cell::new(&rung.state, part_colour(&rung.state)),
+        Cell::plain(picture),
+        Cell::plain(human::bytes(rung.bytes)),
+        Cell::plain(format!("{} frames", rung.frames)),
+        blank(),
+    ]
+}
+
+fn push_row(push: &PushStatus) -> [Cell; 7] {
+    let mut notes = Vec::new();
+    if push.reconnects > 0 {
+        notes.push(format!("{} reconnects", push.reconnects));
+    }
+    if push.skipped > 0 {
+        notes.push(format!("{} skipped", push.skipped));
+    }
+    if !push.last_error.is_empty() {
+        notes.push(push.last_error.clone());
+    }
+    [
+        Cell::plain("push"),
+        Cell::plain(&push.rung),
+        Cell::new(&push.state, part_colour(&push.state)),
+        Cell::plain(&push.to),
+        Cell::plain(human::bytes(push.sent_bytes)),
+        Cell::plain(format!("{} messages", push.messages)),
+        note(&notes),
+    ]
+}
+
+fn record_row(record: &RecordStatus) -> [Cell; 7] {
+    let notes: Vec<_> =
+        Some(&record.last_error).filter(|error| !error.is_empty()).into_iter().cloned().collect();
+    let colour = if notes.is_empty() { Colour::Plain } else { Colour::Bad };
+    [
+        Cell::plain("record"),
+        blank(),
+        Cell::new(&record.state, colour),
+        Cell::plain(&record.path),
+        Cell::plain(human::bytes(record.bytes)),
+        blank(),
+        note(&notes),
+    ]
+}
+
+fn note(notes: &[String]) -> Cell {
+    if notes.is_empty() { blank() } else { Cell::new(notes.join(", "), Colour::Caution) }
+}
+
+/// A cell that has nothing to say, as against one whose value is missing.
+fn blank() -> Cell {
+    Cell::plain(" ")
+}
+
+fn counted(count: u64, colour: Colour) -> Cell {
+    Cell::new(count.to_string(), if count == 0 { Colour::Plain } else { colour })
+}
+
+fn worker_colour(state: &str) -> Colour {
+    match state {
+        "serving" | "standby" => Colour::Good,
+        "starting" | "draining" => Colour::Caution,
+        "backoff" => Colour::Bad,
+        _ => Colour::Plain,
+    }
+}
+
+fn session_colour(state: &str) -> Colour {
+    match state {
+        "live" => Colour::Good,
+        "lobby" | "authorizing" | "ending" => Colour::Caution,
+        _ => Colour::Plain,
+    }
+}
+
+fn part_colour(state: &str) -> Colour {
+    match state {
+        "passing" | "encoding" | "live" => Colour::Good,
+        "dialing" | "handshake" => Colour::Caution,
+        "dropped" | "backoff" => Colour::Bad,
+        _ => Colour::Plain,
+    }
+}
+
+fn tell_hidden(hidden: &[&str], lines: &mut Vec<String>) {
+    if !hidden.is_empty() {
+        lines.push(format!("({} left out: the terminal is too narrow)", hidden.join(", ")));
+    }
+}
+
+const fn left(heading: &'static str, rank: u8) -> Column {
+    Column { heading, align: Align::Left, rank }
+}
+
+const fn right(heading: &'static str, rank: u8) -> Column {
+    Column { heading, align: Align::Right, rank }
+}
+
+#[cfg(test)]
+mod tests;

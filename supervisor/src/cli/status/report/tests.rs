@@ -1,0 +1,141 @@
+use super::*;
+use std::collections::BTreeMap;
+
+fn status() -> Status {
+    let worker = WorkerStatus {
+        slot: "w0".into(),
+        role: "worker".into(),
+        state: "serving".into(),
+        generation: 7,
+        pid: 4242,
+        age_ms: 3_720_000,
+        sessions: 1,
+        streams_max: 8,
+        lobby: 0,
+        footprint_bytes: 180 << 20,
+        rss_bytes: 240 << 20,
+        lazy_free_bytes: 3 << 20,
+        cpu_percent: 87.4,
+        last_death: Some("killed by signal 9".into()),
+        restarts: 1,
+    };
+    let standby = WorkerStatus {
+        slot: "w1".into(),
+        state: "standby".into(),
+        generation: 8,
+        pid: 4243,
+        sessions: 0,
+        last_death: None,
+        restarts: 0,
+        ..worker.clone()
+    };
+    let rung = |label: &str, state: &str, width, height| RungStatus {
+        label: label.into(),
+        state: state.into(),
+        width,
+        height,
+        frames: 1800,
+        bytes: 18 << 20,
+    };
+    let session = SessionStatus {
+        id: "65f0-12".into(),
+        name: "cam-1".into(),
+        app: "live".into(),
+        worker: "w0".into(),
+        peer: "127.0.0.1:50123".into(),
+        state: "live".into(),
+        uptime_ms: 61_000,
+        video_codec: "h264".into(),
+        audio_codec: "aac".into(),
+        width: 1920,
+        height: 1080,
+        fps: 30.0,
+        in_bitrate_bps: 5_120_000,
+        out_bitrate_bps: 9_300_000,
+        frames_in: 1830,
+        frames_out: 1828,
+        frames_dropped: 2,
+        lag_ms: 66,
+        rungs: vec![rung("source", "passing", 1920, 1080), rung("720p", "dropped", 1280, 720)],
+        pushes: vec![PushStatus {
+            rung: "720p".into(),
+            to: "origin:1935/live".into(),
+            state: "backoff".into(),
+            sent_bytes: 17 << 20,
+            messages: 4000,
+            reconnects: 2,
+            skipped: 0,
+            last_error: "cannot connect: \x1b[2Jrefused".into(),
+        }],
+        record: Some(RecordStatus {
+            state: "recording".into(),
+            path: "/rec/cam-1.mp4".into(),
+            bytes: 9 << 20,
+            last_error: String::new(),
+        }),
+        ..SessionStatus::default()
+    };
+    let waiting = SessionStatus {
+        id: "65f0-13".into(),
+        state: "lobby".into(),
+        worker: "w0".into(),
+        peer: "[::1]:40000".into(),
+        ..SessionStatus::default()
+    };
+    Status {
+        version: "0.1.0".into(),
+        pid: 4200,
+        uptime_ms: 7_200_000,
+        state: "serving".into(),
+        listeners: vec!["127.0.0.1:1935".into(), "[::1]:1935".into()],
+        config: "embedded defaults".into(),
+        streams_free: 15,
+        cpu_percent: 43.6,
+        workers: vec![worker, standby],
+        sessions: vec![session, waiting],
+        refusals: BTreeMap::from([("stream key not accepted".into(), 3)]),
+        sessions_total: 12,
+    }
+}
+
+fn drawn(width: Option<usize>) -> String {
+    draw(&status(), Screen { width, paint: Paint::Plain })
+}
+
+#[test]
+fn the_report_shows_workers_and_sessions_with_their_parts_indented() {
+    let expected = include_str!("snapshot.txt");
+    let text = drawn(None);
+    assert_eq!(text, expected, "\n{text}");
+}
+
+#[test]
+fn the_report_keeps_within_the_terminal_and_says_what_it_left_out() {
+    for width in [60, 80, 120, 200] {
+        let text = drawn(Some(width));
+        let tables = text.lines().skip(3).filter(|line| !line.starts_with('('));
+        let widest = tables.map(|line| line.chars().count()).max().unwrap();
+        assert!(widest <= width, "{width}\n{text}");
+    }
+    let text = drawn(Some(80));
+    assert!(text.contains("left out: the terminal is too narrow"), "{text}");
+    assert!(text.contains("cam-1") && text.contains("DROPPED"), "{text}");
+}
+
+#[test]
+fn an_idle_server_says_so() {
+    let idle = Status { workers: vec![], sessions: vec![], ..status() };
+    let text = draw(&idle, Screen { width: None, paint: Paint::Plain });
+    assert!(text.contains("no workers") && text.contains("no sessions"), "{text}");
+}
+
+#[test]
+fn colour_changes_nothing_but_colour() {
+    let coloured = draw(&status(), Screen { width: None, paint: Paint::Colours });
+    let mut plain = String::new();
+    for (position, part) in coloured.split("\x1b[").enumerate() {
+        let rest = if position == 0 { part } else { part.split_once('m').unwrap().1 };
+        plain.push_str(rest);
+    }
+    assert_eq!(plain, drawn(None));
+}
