@@ -23,7 +23,17 @@ fn configuration() -> impl bincode::config::Config {
 /// Encodes one frame.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
     let bytes = bincode::serde::encode_to_vec(message, configuration())?;
-    if bytes.len() > CONTROL_FRAME_BYTES_MAX { Err(CodecError::TooLong(bytes.len())) } else { Ok(bytes) }
+    if bytes.len() > CONTROL_FRAME_BYTES_MAX {
+        Err(CodecError::TooLong(bytes.len()))
+    } else {
+        Ok(bytes)
+    }
+}
+
+/// Encodes one frame into `buffer`; its length.
+pub fn encode_into<T: Serialize>(message: &T, buffer: &mut [u8]) -> Result<usize, CodecError> {
+    let bytes = bincode::serde::encode_into_slice(message, buffer, configuration())?;
+    if bytes > CONTROL_FRAME_BYTES_MAX { Err(CodecError::TooLong(bytes)) } else { Ok(bytes) }
 }
 
 /// Decodes one frame; an unknown tag, a short frame or trailing bytes are errors.

@@ -12,6 +12,10 @@ pub const CONTROL_QUEUE_FRAMES_MAX: usize = 4096;
 /// How long a spawned process may take to say hello.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 
+// Kernel.
+/// Attempts to read a connection's counters while they do not move.
+pub const STABLE_READS_MAX: usize = 10_000;
+
 // Session memory. Sizes are powers of two and multiples of the page.
 pub const INPUT_RING_BYTES: usize = 128 * 1024;
 pub const REPLY_RING_BYTES: usize = 16 * 1024;
