@@ -1,1 +1,3 @@
-//! Tasuki supervisor.
+//! Tasuki's supervisor: owns listeners, leases and life cycles; touches no media.
+
+pub mod core;
