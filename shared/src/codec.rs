@@ -30,6 +30,12 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
     }
 }
 
+/// Encodes one frame into `buffer`; its length.
+pub fn encode_into<T: Serialize>(message: &T, buffer: &mut [u8]) -> Result<usize, CodecError> {
+    let bytes = bincode::serde::encode_into_slice(message, buffer, configuration())?;
+    if bytes > CONTROL_FRAME_BYTES_MAX { Err(CodecError::TooLong(bytes)) } else { Ok(bytes) }
+}
+
 /// Decodes one frame; an unknown tag, a short frame or trailing bytes are errors.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     if bytes.len() > CONTROL_FRAME_BYTES_MAX {

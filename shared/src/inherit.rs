@@ -1,1 +1,144 @@
-//! (being written)
+//! What a child of the supervisor is born with: the contract of fds, arguments and environment.
+//!
+//! | what | where |
+//! |---|---|
+//! | role | argument `--role worker` or `--role dialer` |
+//! | control channel | the fd whose number is in `TASUKI_CONTROL_FD` |
+//! | generation | `TASUKI_GENERATION` |
+//! | standard streams | stdin is `/dev/null`, stdout and stderr are the supervisor's |
+//! | process group | its own: a terminal's Ctrl-C reaches the supervisor alone |
+//!
+//! Every other fd is close-on-exec. The control fd loses that flag only in the child, between
+//! fork and exec, so no other child can inherit it.
+
+use crate::id::Generation;
+use crate::message::Role;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::{SockType, getsockopt, sockopt};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Names the number of the control channel's fd.
+pub const CONTROL_FD_VARIABLE: &str = "TASUKI_CONTROL_FD";
+/// Names the generation of the process.
+pub const GENERATION_VARIABLE: &str = "TASUKI_GENERATION";
+
+/// What this process inherited.
+#[derive(Debug)]
+pub struct Inherited {
+    pub role: Role,
+    pub generation: Generation,
+    /// One end of a [`crate::channel::Channel`].
+    pub control: OwnedFd,
+}
+
+/// Why this process is no child of a supervisor.
+#[derive(Debug, thiserror::Error)]
+pub enum InheritError {
+    #[error("started by hand? This program is started by `tasuki serve`; {0} is not set")]
+    Missing(&'static str),
+    #[error("{0} is not a number")]
+    NotANumber(&'static str),
+    #[error("the role must be `worker` or `dialer`")]
+    UnknownRole,
+    #[error("{CONTROL_FD_VARIABLE} names no SOCK_SEQPACKET socket: {0}")]
+    NotAChannel(io::Error),
+    #[error("the control channel was taken before")]
+    TakenBefore,
+}
+
+impl Role {
+    /// As an argument of `--role`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Dialer => "dialer",
+        }
+    }
+
+    /// Reads an argument of `--role`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Worker, Self::Dialer].into_iter().find(|role| role.name() == name)
+    }
+}
+
+/// Starts `program` with one end of a control channel.
+pub fn spawn(
+    program: &Path,
+    role: Role,
+    generation: Generation,
+    control: BorrowedFd<'_>,
+) -> io::Result<Child> {
+    let fd = control.as_raw_fd();
+    let mut command = Command::new(program);
+    command
+        .args(["--role", role.name()])
+        .env(CONTROL_FD_VARIABLE, fd.to_string())
+        .env(GENERATION_VARIABLE, generation.0.to_string())
+        .stdin(Stdio::null())
+        .process_group(0);
+    // SAFETY: the closure runs in the child between fork and exec and only calls fcntl, which is
+    // async-signal-safe; the fd is open in the parent while it forks, so it is in the child.
+    unsafe { command.pre_exec(move || keep_open_across_exec(fd)) };
+    command.spawn()
+}
+
+impl Inherited {
+    /// Takes what the supervisor passed. Works once in a process.
+    pub fn take(role: Option<&str>) -> Result<Self, InheritError> {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        let role = role.ok_or(InheritError::Missing("--role"))?;
+        let role = Role::from_name(role).ok_or(InheritError::UnknownRole)?;
+        let generation = Generation(number(GENERATION_VARIABLE)?);
+        let fd: RawFd = number(CONTROL_FD_VARIABLE)?;
+        if fd <= 2 {
+            return Err(InheritError::NotAChannel(io::Error::from_raw_os_error(libc::EBADF)));
+        }
+        if TAKEN.swap(true, Ordering::Relaxed) {
+            return Err(InheritError::TakenBefore);
+        }
+        // SAFETY: only borrowed to ask the kernel what it is; a closed fd answers EBADF.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        match getsockopt(&borrowed, sockopt::SockType) {
+            Ok(SockType::SeqPacket) => {}
+            Ok(_) => {
+                return Err(InheritError::NotAChannel(io::Error::from_raw_os_error(
+                    libc::ESOCKTNOSUPPORT,
+                )));
+            }
+            Err(error) => return Err(InheritError::NotAChannel(error.into())),
+        }
+        // SAFETY: the contract above gives this fd to this process; it is open (asked above), and
+        // `TAKEN` lets only one owner be made of it.
+        let control = unsafe { OwnedFd::from_raw_fd(fd) };
+        fcntl(&control, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
+            .map_err(|error| InheritError::NotAChannel(error.into()))?;
+        Ok(Self { role, generation, control })
+    }
+}
+
+fn number<T: std::str::FromStr>(variable: &'static str) -> Result<T, InheritError> {
+    let value = std::env::var_os(variable).ok_or(InheritError::Missing(variable))?;
+    value
+        .as_os_str()
+        .to_str()
+        .and_then(|value| value.parse().ok())
+        .ok_or(InheritError::NotANumber(variable))
+}
+
+fn keep_open_across_exec(fd: RawFd) -> io::Result<()> {
+    // SAFETY: F_SETFD takes an int and touches no memory.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

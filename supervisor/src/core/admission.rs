@@ -1,0 +1,206 @@
+//! Which worker gets a connection, and who speaks a refusal.
+//!
+//! A connection never hangs: it is leased to a worker that has room, leased with a refusal to any
+//! lobby that has room, kept for a bounded time while a worker starts, or closed and counted.
+
+use super::lease::{Place, Session};
+use super::settings::Rules;
+use super::worker::{Process, Slot, State};
+use super::{Core, Stage};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tasuki_shared::id::{Generation, SessionId};
+use tasuki_shared::limits::{ARRIVAL_DEADLINE, ARRIVALS_MAX};
+use tasuki_shared::message::{Admission, RefuseReason, Role};
+
+/// What becomes of a connection now.
+enum Decision {
+    Lease(Generation, Admission),
+    Wait,
+    Close(&'static str),
+}
+
+/// Does a connection that finds no worker have time to wait for one?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Time {
+    Left,
+    Over,
+}
+
+impl<R: Rules> Core<R> {
+    pub(super) fn accepted(&mut self, now: Duration, session: SessionId, peer: SocketAddr) {
+        self.sessions_total += 1;
+        let admitted = self.host_reason();
+        self.sessions.insert(session, Session::new(now, peer, now + ARRIVAL_DEADLINE));
+        let time = if self.arrivals.len() < ARRIVALS_MAX { Time::Left } else { Time::Over };
+        let decision = match admitted {
+            Some(reason) => self.refuse(reason),
+            None => self.decide(time),
+        };
+        if let Decision::Wait = decision {
+            self.arrivals.push_back(session);
+        }
+        self.perform(now, session, decision);
+    }
+
+    /// Tries again for those who wait: orphans first, oldest first.
+    pub(super) fn place_waiting(&mut self, now: Duration) {
+        self.place_orphans(now);
+        while let Some(&session) = self.arrivals.front() {
+            let waits = self.sessions.get(&session).is_some_and(Session::waits);
+            if waits {
+                let decision = self.decide(Time::Left);
+                if let Decision::Wait = decision {
+                    break;
+                }
+                self.perform(now, session, decision);
+            }
+            self.arrivals.pop_front();
+        }
+    }
+
+    /// The wait of an arrival is over.
+    pub(super) fn give_up_arrival(&mut self, now: Duration, session: SessionId) {
+        self.arrivals.retain(|waiting| *waiting != session);
+        let decision = self.decide(Time::Over);
+        self.perform(now, session, decision);
+    }
+
+    /// Tells or closes every arrival; the server takes nothing new.
+    pub(super) fn refuse_arrivals(&mut self, now: Duration) {
+        while let Some(session) = self.arrivals.pop_front() {
+            if self.sessions.get(&session).is_some_and(Session::waits) {
+                let decision = self.refuse(RefuseReason::Draining);
+                self.perform(now, session, decision);
+            }
+        }
+    }
+
+    /// Is the processor too busy for another stream?
+    pub(super) fn cpu_full(&self) -> bool {
+        self.cpu_percent >= self.settings.cpu_limit_percent
+    }
+
+    /// The serving worker with the fewest sessions among those with a free stream slot and, for a
+    /// session before publish, room in the lobby.
+    pub(super) fn least_loaded(&self, seat: Seat) -> Option<Generation> {
+        self.slots
+            .iter()
+            .filter_map(|slot| match &slot.state {
+                State::Serving(process) if slot.role == Role::Worker => Some(process),
+                State::Serving(_)
+                | State::Starting(..)
+                | State::Standby(_)
+                | State::Draining(_)
+                | State::Ending(..)
+                | State::Backoff { .. }
+                | State::Gone => None,
+            })
+            .filter(|process| process.closed.is_none())
+            .filter(|process| process.streams < self.settings.streams_per_worker)
+            .filter(|process| match seat {
+                Seat::Lobby => self.lobby_has_room(process),
+                Seat::Stream => true,
+            })
+            .min_by_key(|process| process.sessions.len())
+            .map(|process| process.generation)
+    }
+
+    fn host_reason(&self) -> Option<RefuseReason> {
+        if self.stage != Stage::Running {
+            Some(RefuseReason::Draining)
+        } else if self.sessions.len() >= self.settings.sessions_max {
+            Some(RefuseReason::HostCap)
+        } else if self.cpu_full() {
+            Some(RefuseReason::NoCpu)
+        } else {
+            None
+        }
+    }
+
+    fn decide(&self, time: Time) -> Decision {
+        if let Some(generation) = self.least_loaded(Seat::Lobby) {
+            return Decision::Lease(generation, Admission::Admit);
+        }
+        if time == Time::Left && self.worker_expected() {
+            return Decision::Wait;
+        }
+        let reason =
+            if self.serving() == 0 { RefuseReason::NoWorker } else { RefuseReason::NoSlot };
+        self.refuse(reason)
+    }
+
+    fn refuse(&self, reason: RefuseReason) -> Decision {
+        let lobby = |slot: &Slot| match &slot.state {
+            State::Serving(process) | State::Standby(process) if slot.role == Role::Worker => {
+                let room = process.closed.is_none() && self.lobby_has_room(process);
+                room.then_some((process.lobby(), process.generation))
+            }
+            State::Serving(_)
+            | State::Standby(_)
+            | State::Starting(..)
+            | State::Draining(_)
+            | State::Ending(..)
+            | State::Backoff { .. }
+            | State::Gone => None,
+        };
+        match self.slots.iter().filter_map(lobby).min() {
+            Some((_, generation)) => Decision::Lease(generation, Admission::Refuse(reason)),
+            None => Decision::Close("lobbies_full"),
+        }
+    }
+
+    fn lobby_has_room(&self, process: &Process) -> bool {
+        process.lobby() < self.settings.lobby_sessions_max
+    }
+
+    fn perform(&mut self, now: Duration, session: SessionId, decision: Decision) {
+        match decision {
+            Decision::Lease(generation, admission) => {
+                if let Admission::Refuse(reason) = admission {
+                    self.count_refusal(refusal_name(reason));
+                }
+                self.lease(now, session, generation, admission);
+            }
+            Decision::Wait => {
+                debug_assert!(matches!(
+                    self.sessions.get(&session).map(|session| &session.place),
+                    Some(Place::Waiting { .. })
+                ));
+            }
+            Decision::Close(reason) => {
+                self.count_refusal(reason);
+                self.close_quietly(session);
+            }
+        }
+    }
+
+    pub(super) fn count_refusal(&mut self, reason: &'static str) {
+        *self.refusals.entry(reason).or_default() += 1;
+    }
+}
+
+/// What a session takes from its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seat {
+    Lobby,
+    Stream,
+}
+
+/// As counted in the status.
+pub const fn refusal_name(reason: RefuseReason) -> &'static str {
+    match reason {
+        RefuseReason::NoSlot => "no_slot",
+        RefuseReason::NoCpu => "no_cpu",
+        RefuseReason::HostCap => "host_cap",
+        RefuseReason::Draining => "draining",
+        RefuseReason::UnknownApp => "unknown_app",
+        RefuseReason::BadKey => "bad_key",
+        RefuseReason::BadName => "bad_name",
+        RefuseReason::NameTaken => "name_taken",
+        RefuseReason::NoVerdict => "no_verdict",
+        RefuseReason::AlreadyPublishing => "already_publishing",
+        RefuseReason::NoWorker => "no_worker",
+        RefuseReason::PlayUnsupported => "play_unsupported",
+    }
+}

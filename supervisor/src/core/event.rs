@@ -1,0 +1,188 @@
+//! What the shell tells the core and what the core tells the shell to do.
+
+use std::net::SocketAddr;
+use tasuki_shared::exit::Exit;
+use tasuki_shared::id::{Generation, PushId, SessionId, SlotId};
+use tasuki_shared::kernel::Death;
+use tasuki_shared::message::{EndReason, FromWorker, Role, ToWorker};
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Once, before everything else.
+    Started,
+    /// Every `TICK_INTERVAL`, and whenever nothing else happens.
+    Tick,
+    /// A connection came in; the shell holds its socket under this id.
+    Accepted {
+        session: SessionId,
+        peer: SocketAddr,
+    },
+    Spawned {
+        generation: Generation,
+        pid: i32,
+    },
+    SpawnFailed {
+        generation: Generation,
+        error: String,
+    },
+    /// A frame on the control channel of the process of `channel`. An fd that came with a
+    /// `Connected` is held by the shell under its ticket.
+    Frame {
+        channel: Generation,
+        claimed: Generation,
+        body: FromWorker,
+    },
+    ChannelLost {
+        generation: Generation,
+        loss: Loss,
+    },
+    /// Reaped: no thread of it runs any more.
+    Died {
+        generation: Generation,
+        death: Death,
+    },
+    /// Fds for this session could not be made or sent.
+    ResourceFailed {
+        session: SessionId,
+        what: String,
+    },
+    Sampled {
+        cpu_percent: f32,
+        workers: Vec<(Generation, Sample)>,
+    },
+    /// An operator ends a session.
+    EndSession {
+        session: SessionId,
+    },
+    /// SIGTERM or SIGINT. The second one means at once.
+    Terminate,
+}
+
+/// How a channel became useless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The peer's end is closed.
+    Closed,
+    /// The peer does not read, or broke the protocol.
+    Broken(String),
+}
+
+/// Measured from outside the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sample {
+    pub footprint_bytes: u64,
+    pub rss_bytes: u64,
+    pub lazy_free_bytes: u64,
+    /// Of one core.
+    pub cpu_percent: f32,
+}
+
+/// What the shell shall do, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    Spawn {
+        slot: SlotId,
+        role: Role,
+        generation: Generation,
+    },
+    Send {
+        to: Generation,
+        body: ToWorker,
+        fds: Fds,
+    },
+    /// SIGKILL. `Event::Died` follows.
+    Kill {
+        generation: Generation,
+    },
+    /// Shut the session's socket down and close everything held for it.
+    Close {
+        session: SessionId,
+    },
+    /// Close our dup of a push's connection.
+    DropPush {
+        session: SessionId,
+        push: PushId,
+    },
+    /// Close the socket that came with this ticket.
+    DropDialed {
+        ticket: u64,
+    },
+    StopListening,
+    /// For the log and for those who watch.
+    Announce(Announcement),
+    /// Everything is over.
+    Leave(Exit),
+}
+
+/// Which fds go with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fds {
+    None,
+    /// Socket and session memfd, made if there is none yet; with a live lease also its logs,
+    /// push memfds and connected pushes.
+    Session(SessionId),
+    /// The logs and push memfds of the plan in this verdict, made if there are none yet.
+    Logs(SessionId),
+    /// The socket that came with `ticket`; our dup of it becomes the push's connection.
+    Dialed {
+        session: SessionId,
+        push: PushId,
+        ticket: u64,
+    },
+}
+
+/// One line for operators.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Announcement {
+    pub loudness: Loudness,
+    pub event: &'static str,
+    pub session: Option<SessionId>,
+    pub name: Option<String>,
+    pub worker: Option<String>,
+    pub detail: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loudness {
+    Info,
+    Warn,
+    Error,
+}
+
+impl Announcement {
+    pub fn new(loudness: Loudness, event: &'static str, detail: impl Into<String>) -> Self {
+        Self { loudness, event, session: None, name: None, worker: None, detail: detail.into() }
+    }
+
+    pub fn of_session(mut self, session: SessionId, name: Option<String>) -> Self {
+        self.session = Some(session);
+        self.name = name;
+        self
+    }
+
+    pub fn of_worker(mut self, slot: SlotId, generation: Generation) -> Self {
+        self.worker = Some(format!("{slot}/{generation}"));
+        self
+    }
+}
+
+/// Is this the end of a session that an operator should read about?
+pub fn loudness_of(reason: &EndReason) -> Loudness {
+    match reason {
+        EndReason::WorkerDied | EndReason::AdoptFailed(_) | EndReason::Resource(_) => {
+            Loudness::Error
+        }
+        EndReason::PeerReset(_)
+        | EndReason::Protocol(_)
+        | EndReason::Silent
+        | EndReason::Limit(_)
+        | EndReason::Refused(_) => Loudness::Warn,
+        EndReason::Unpublished
+        | EndReason::PeerClosed
+        | EndReason::LobbyTimeout
+        | EndReason::Shutdown
+        | EndReason::TakenOver
+        | EndReason::Operator => Loudness::Info,
+    }
+}

@@ -1,0 +1,344 @@
+//! A session from its connection to its end: who may hold it, and what becomes of it when its
+//! worker dies.
+//!
+//! ```text
+//!  Waiting ──lease──▶ Leased ──Adopted──▶ Held ──End──▶ Ending ──Ended, or the deadline──▶ (closed)
+//!     ▲                  │                  │
+//!     └──its worker was reaped: an orphan───┘
+//! ```
+//! Each place but the last has a deadline or an owner whose silence has one, so no session lasts
+//! without somebody who works on it.
+
+use super::admission::{Seat, refusal_name};
+use super::event::{Announcement, Effect, Fds, loudness_of};
+use super::publish::Publish;
+use super::restart::Cause;
+use super::settings::Rules;
+use super::{Core, Stage};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tasuki_shared::id::{Generation, PushId, SessionId};
+use tasuki_shared::limits::{ADOPT_DEADLINE, BLAMED_DEATHS_MAX, END_GRACE, ORPHAN_DEADLINE};
+use tasuki_shared::message::{Admission, EndReason, Lease, LiveLease, Owner, ToWorker};
+use tasuki_shared::status::SessionStatus;
+
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub peer: SocketAddr,
+    pub since: Duration,
+    pub admission: Admission,
+    pub place: Place,
+    pub publish: Publish,
+    /// What it takes from the worker it is leased to.
+    pub seat: Seat,
+    /// The owner word as far as messages told; the shell reads the word itself before a lease.
+    pub owner: Option<Owner>,
+    /// Pushes whose connection the shell holds a dup of.
+    pub connected: BTreeSet<PushId>,
+    /// Deaths of its workers that its content may have caused.
+    pub blamed: u32,
+    /// As its worker last told.
+    pub status: Option<Box<SessionStatus>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Place {
+    /// No worker has it.
+    Waiting {
+        deadline: Duration,
+    },
+    Leased {
+        generation: Generation,
+        deadline: Duration,
+    },
+    Held {
+        generation: Generation,
+    },
+    /// Told to end; closed by us at the deadline.
+    Ending {
+        generation: Generation,
+        deadline: Duration,
+        reason: EndReason,
+    },
+}
+
+impl Session {
+    pub fn new(now: Duration, peer: SocketAddr, deadline: Duration) -> Self {
+        Self {
+            peer,
+            since: now,
+            admission: Admission::Admit,
+            place: Place::Waiting { deadline },
+            publish: Publish::Nothing,
+            seat: Seat::Lobby,
+            owner: None,
+            connected: BTreeSet::new(),
+            blamed: 0,
+            status: None,
+        }
+    }
+
+    pub const fn waits(&self) -> bool {
+        matches!(self.place, Place::Waiting { .. })
+    }
+
+    /// Whose it is to speak of it.
+    pub const fn generation(&self) -> Option<Generation> {
+        match &self.place {
+            Place::Waiting { .. } => None,
+            Place::Leased { generation, .. }
+            | Place::Held { generation }
+            | Place::Ending { generation, .. } => Some(*generation),
+        }
+    }
+}
+
+impl<R: Rules> Core<R> {
+    /// The session if it is leased to this worker; a worker may speak of no other.
+    pub(super) fn leased_to(
+        &mut self,
+        generation: Generation,
+        session: SessionId,
+    ) -> Option<&mut Session> {
+        let found = self
+            .sessions
+            .get_mut(&session)
+            .filter(|session| session.generation() == Some(generation));
+        if found.is_none() {
+            self.ignored_frames += 1;
+        }
+        found
+    }
+
+    /// The one path by which a worker gets a session: fresh, or after its owner's death.
+    pub(super) fn lease(
+        &mut self,
+        now: Duration,
+        id: SessionId,
+        generation: Generation,
+        admission: Admission,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let expect = *session.owner.get_or_insert(Owner::Offered(generation));
+        let live = match &session.publish {
+            Publish::Live { plan, .. } => Some(LiveLease {
+                plan: plan.as_ref().clone(),
+                connected: session.connected.iter().copied().collect(),
+            }),
+            Publish::Nothing | Publish::Refused { .. } | Publish::AwaitsName { .. } => None,
+        };
+        session.admission = admission;
+        session.seat = if live.is_some() { Seat::Stream } else { Seat::Lobby };
+        session.place = Place::Leased { generation, deadline: now + ADOPT_DEADLINE };
+        let (peer, seat) = (session.peer, session.seat);
+        if let Some(process) = self.process_mut(generation) {
+            process.sessions.insert(id);
+            process.streams += u32::from(seat == Seat::Stream);
+        }
+        let lease = Lease { session: id, peer, expect, admission, live };
+        self.send(generation, ToWorker::Adopt(Box::new(lease)), Fds::Session(id));
+    }
+
+    pub(super) fn adopted(&mut self, generation: Generation, id: SessionId) {
+        let Some(session) = self.leased_to(generation, id) else { return };
+        match session.place {
+            Place::Leased { .. } => {
+                session.place = Place::Held { generation };
+                session.owner = Some(Owner::Held(generation));
+            }
+            Place::Ending { .. } => session.owner = Some(Owner::Held(generation)),
+            Place::Held { .. } | Place::Waiting { .. } => {}
+        }
+    }
+
+    pub(super) fn adopt_failed(
+        &mut self,
+        now: Duration,
+        generation: Generation,
+        id: SessionId,
+        reason: String,
+    ) {
+        if self.leased_to(generation, id).is_some() {
+            self.close(now, id, EndReason::AdoptFailed(reason));
+        }
+    }
+
+    pub(super) fn ended(
+        &mut self,
+        now: Duration,
+        generation: Generation,
+        id: SessionId,
+        reason: EndReason,
+    ) {
+        if self.leased_to(generation, id).is_some() {
+            self.close(now, id, reason);
+        }
+    }
+
+    pub(super) fn resource_failed(&mut self, now: Duration, id: SessionId, what: String) {
+        self.end_session(now, id, EndReason::Resource(what));
+    }
+
+    /// Asks the owner to end the session, or closes it where nobody owns it.
+    pub(super) fn end_session(&mut self, now: Duration, id: SessionId, reason: EndReason) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        match session.place {
+            Place::Waiting { .. } => self.close(now, id, reason),
+            Place::Leased { generation, .. } | Place::Held { generation } => {
+                let deadline = now + END_GRACE;
+                session.place = Place::Ending { generation, deadline, reason: reason.clone() };
+                self.send(generation, ToWorker::End { session: id, reason }, Fds::None);
+            }
+            Place::Ending { .. } => {}
+        }
+    }
+
+    /// Shuts the socket down and forgets the session, whatever its worker does.
+    pub(super) fn close(&mut self, now: Duration, id: SessionId, reason: EndReason) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        if let Some(name) = session.publish.name() {
+            let announcement =
+                Announcement::new(loudness_of(&reason), "session_ended", reason.to_string())
+                    .of_session(id, Some(name.to_string()));
+            self.announce(announcement);
+        } else if let EndReason::WorkerDied | EndReason::AdoptFailed(_) | EndReason::Resource(_) =
+            reason
+        {
+            let announcement =
+                Announcement::new(loudness_of(&reason), "session_ended", reason.to_string())
+                    .of_session(id, None);
+            self.announce(announcement);
+        }
+        self.close_quietly(id);
+        self.grant_waiting_names(now);
+    }
+
+    pub(super) fn close_quietly(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        self.unseat(id, &session);
+        if let Some(key) = session.publish.live_name()
+            && self.names.get(&key) == Some(&id)
+        {
+            self.names.remove(&key);
+        }
+        self.orphans.retain(|orphan| *orphan != id);
+        self.effects.push(Effect::Close { session: id });
+    }
+
+    fn unseat(&mut self, id: SessionId, session: &Session) {
+        let Some(generation) = session.generation() else { return };
+        if let Some(process) = self.process_mut(generation)
+            && process.sessions.remove(&id)
+            && session.seat == Seat::Stream
+        {
+            process.streams = process.streams.saturating_sub(1);
+        }
+    }
+
+    /// The owner of these sessions was reaped. None of them is the dead one's any more before the
+    /// first is closed, for a close may give a name to another.
+    pub(super) fn orphan(&mut self, now: Duration, sessions: BTreeSet<SessionId>, cause: Cause) {
+        let mut doomed = Vec::new();
+        for id in sessions {
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            session.blamed += u32::from(cause.blames_sessions());
+            session.publish.forget_undecided();
+            let place = std::mem::replace(
+                &mut session.place,
+                Place::Waiting { deadline: now + ORPHAN_DEADLINE },
+            );
+            let goes_on = session.blamed < BLAMED_DEATHS_MAX
+                && session.admission == Admission::Admit
+                && self.stage == Stage::Running;
+            match place {
+                Place::Ending { reason, .. } => doomed.push((id, reason)),
+                Place::Leased { .. } | Place::Held { .. } | Place::Waiting { .. } if goes_on => {
+                    self.orphans.push_back(id);
+                }
+                Place::Leased { .. } | Place::Held { .. } | Place::Waiting { .. } => {
+                    doomed.push((id, EndReason::WorkerDied));
+                }
+            }
+        }
+        for (id, reason) in doomed {
+            self.close(now, id, reason);
+        }
+    }
+
+    pub(super) fn place_orphans(&mut self, now: Duration) {
+        let mut left = std::mem::take(&mut self.orphans);
+        let mut homeless = std::collections::VecDeque::new();
+        while let Some(id) = left.pop_front() {
+            let Some(session) = self.sessions.get(&id).filter(|session| session.waits()) else {
+                continue;
+            };
+            let seat = match session.publish {
+                Publish::Live { .. } => Seat::Stream,
+                Publish::Nothing | Publish::Refused { .. } | Publish::AwaitsName { .. } => {
+                    Seat::Lobby
+                }
+            };
+            match self.least_loaded(seat) {
+                Some(generation) => self.lease(now, id, generation, Admission::Admit),
+                None => homeless.push_back(id),
+            }
+        }
+        self.orphans = homeless;
+    }
+
+    pub(super) fn check_sessions(&mut self, now: Duration) {
+        let due: Vec<(SessionId, Due)> = self
+            .sessions
+            .iter()
+            .filter_map(|(id, session)| Some((*id, Due::of(now, session)?)))
+            .collect();
+        for (id, due) in due {
+            match due {
+                Due::Arrival => self.give_up_arrival(now, id),
+                Due::Orphan => self.close(now, id, EndReason::WorkerDied),
+                Due::Adoption => {
+                    let reason = "its worker did not adopt it in time".to_owned();
+                    self.close(now, id, EndReason::AdoptFailed(reason));
+                }
+                Due::End(reason) => self.close(now, id, reason),
+                Due::Name => self.name_not_freed(now, id),
+            }
+        }
+    }
+
+    pub(super) fn refused(&mut self, reason: tasuki_shared::message::RefuseReason) {
+        self.count_refusal(refusal_name(reason));
+    }
+}
+
+/// Which deadline of a session has passed.
+enum Due {
+    Arrival,
+    Orphan,
+    Adoption,
+    End(EndReason),
+    Name,
+}
+
+impl Due {
+    fn of(now: Duration, session: &Session) -> Option<Self> {
+        match &session.place {
+            Place::Waiting { deadline } if now >= *deadline => {
+                Some(if session.owner.is_some() { Self::Orphan } else { Self::Arrival })
+            }
+            Place::Leased { deadline, .. } if now >= *deadline => Some(Self::Adoption),
+            Place::Ending { deadline, reason, .. } if now >= *deadline => {
+                Some(Self::End(reason.clone()))
+            }
+            Place::Waiting { .. } | Place::Leased { .. } | Place::Ending { .. } => None,
+            Place::Held { .. } => match &session.publish {
+                Publish::AwaitsName { deadline, .. } if now >= *deadline => Some(Self::Name),
+                Publish::AwaitsName { .. }
+                | Publish::Nothing
+                | Publish::Refused { .. }
+                | Publish::Live { .. } => None,
+            },
+        }
+    }
+}

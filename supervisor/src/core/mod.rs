@@ -1,0 +1,213 @@
+//! What the supervisor decides. Pure: `handle(now, event)` returns effects, in order.
+//!
+//! Time is a duration since the supervisor's start and comes with each event. No clock, fd, log
+//! or randomness of its own. Everything a worker says is checked against what is leased to it; what
+//! is not is counted and ignored.
+//!
+//! | file | decides |
+//! |---|---|
+//! | [`worker`] | life cycles of processes in slots |
+//! | [`restart`] | when a dead one is replaced |
+//! | [`admission`] | which worker gets a connection, or who refuses it |
+//! | [`lease`] | adoption, orphans, ends |
+//! | [`publish`] | verdicts, names, stream slots |
+//! | [`dial`] | connections that pushes ask for |
+//! | [`drain`] | leaving |
+//! | [`report`] | what the status socket says |
+
+pub mod admission;
+pub mod dial;
+pub mod drain;
+pub mod event;
+pub mod lease;
+pub mod publish;
+pub mod report;
+pub mod restart;
+pub mod settings;
+pub mod worker;
+
+use dial::Dial;
+use event::{Announcement, Effect, Event, Fds};
+use lease::Session;
+use restart::{Jitter, Restarts};
+use settings::{Rules, Settings};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+use tasuki_shared::id::{Generation, PublicName, SessionId, SlotId};
+use tasuki_shared::message::{FromWorker, Role, ToWorker};
+use worker::{Slot, State};
+
+/// Where the server is in its own life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Running,
+    /// Nothing new; live sessions may go on until then.
+    Draining {
+        until: Duration,
+    },
+    /// Every session was told to end; workers are killed then.
+    Closing {
+        until: Duration,
+    },
+    Left,
+}
+
+/// Everything the supervisor knows.
+#[derive(Debug)]
+pub struct Core<R> {
+    settings: Settings,
+    rules: R,
+    slots: Vec<Slot>,
+    sessions: BTreeMap<SessionId, Session>,
+    /// Sessions whose owner died, oldest first.
+    orphans: VecDeque<SessionId>,
+    /// Connections that wait for a worker to start.
+    arrivals: VecDeque<SessionId>,
+    /// Live streams by application and public name.
+    names: BTreeMap<(String, PublicName), SessionId>,
+    dials: BTreeMap<u64, Dial>,
+    stage: Stage,
+    next_generation: u32,
+    next_ticket: u64,
+    cpu_percent: f32,
+    /// By reason, since start.
+    refusals: BTreeMap<&'static str, u64>,
+    sessions_total: u64,
+    /// Frames about what is not leased to their sender, or of a wrong generation.
+    ignored_frames: u64,
+    jitter: Jitter,
+    effects: Vec<Effect>,
+}
+
+impl<R: Rules> Core<R> {
+    /// `seed` makes the jitter reproducible.
+    pub fn new(settings: Settings, rules: R, seed: u64) -> Self {
+        let roles =
+            std::iter::repeat_n(Role::Worker, usize::from(settings.workers + settings.standby))
+                .chain([Role::Dialer]);
+        let slots = (0..)
+            .zip(roles)
+            .map(|(id, role)| Slot {
+                id: SlotId(id),
+                role,
+                state: State::Gone,
+                restarts: Restarts::default(),
+                last_death: None,
+            })
+            .collect();
+        Self {
+            settings,
+            rules,
+            slots,
+            sessions: BTreeMap::new(),
+            orphans: VecDeque::new(),
+            arrivals: VecDeque::new(),
+            names: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            stage: Stage::Running,
+            next_generation: 1,
+            next_ticket: 1,
+            cpu_percent: 0.0,
+            refusals: BTreeMap::new(),
+            sessions_total: 0,
+            ignored_frames: 0,
+            jitter: Jitter::new(seed),
+            effects: Vec::new(),
+        }
+    }
+
+    pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Started => self.start(now),
+            Event::Tick => self.tick(now),
+            Event::Accepted { session, peer } => self.accepted(now, session, peer),
+            Event::Spawned { generation, pid } => self.spawned(generation, pid),
+            Event::SpawnFailed { generation, error } => {
+                if let Some(at) = self.slot_of(generation) {
+                    self.announce_worker(at, event::Loudness::Error, "spawn_failed", error);
+                }
+                self.died(now, generation, None);
+            }
+            Event::Frame { channel, claimed, body } => self.frame(now, channel, claimed, body),
+            Event::ChannelLost { generation, loss } => self.channel_lost(now, generation, &loss),
+            Event::Died { generation, death } => self.died(now, generation, Some(death)),
+            Event::ResourceFailed { session, what } => self.resource_failed(now, session, what),
+            Event::Sampled { cpu_percent, workers } => {
+                self.cpu_percent = cpu_percent;
+                for (generation, sample) in workers {
+                    if let Some(process) = self.process_mut(generation) {
+                        process.sample = sample;
+                    }
+                }
+            }
+            Event::EndSession { session } => {
+                self.end_session(now, session, tasuki_shared::message::EndReason::Operator);
+            }
+            Event::Terminate => self.terminate(now),
+        }
+        self.leave_when_empty(now);
+        std::mem::take(&mut self.effects)
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    pub fn has_session(&self, session: SessionId) -> bool {
+        self.sessions.contains_key(&session)
+    }
+
+    fn tick(&mut self, now: Duration) {
+        self.check_drain(now);
+        self.check_sessions(now);
+        self.check_dials(now);
+        self.check_slots(now);
+        self.staff(now);
+    }
+
+    fn frame(&mut self, now: Duration, channel: Generation, claimed: Generation, body: FromWorker) {
+        let Some(process) = self.process_mut(channel).filter(|_| channel == claimed) else {
+            self.ignore(&body);
+            return;
+        };
+        process.heard = now;
+        match body {
+            FromWorker::Hello { version, pid: _ } => self.hello(channel, version),
+            FromWorker::Ready => self.ready(now, channel),
+            FromWorker::Adopted { session } => self.adopted(channel, session),
+            FromWorker::AdoptFailed { session, reason } => {
+                self.adopt_failed(now, channel, session, reason);
+            }
+            FromWorker::Authorize { session, request } => {
+                self.authorize(now, channel, session, request);
+            }
+            FromWorker::Dial { session, push } => self.dial(now, channel, session, push),
+            FromWorker::PushClosed { session, push } => self.push_closed(channel, session, push),
+            FromWorker::Ended { session, reason } => self.ended(now, channel, session, reason),
+            FromWorker::Heartbeat(heartbeat) => self.heartbeat(channel, *heartbeat),
+            FromWorker::Notice { session, notice } => self.notice(channel, session, &notice),
+            FromWorker::Connected { ticket, outcome } => self.connected(channel, ticket, outcome),
+        }
+    }
+
+    /// A frame that its sender had no right to. What came with it is dropped.
+    fn ignore(&mut self, body: &FromWorker) {
+        self.ignored_frames += 1;
+        if let FromWorker::Connected { ticket, outcome: Ok(()) } = body {
+            self.effects.push(Effect::DropDialed { ticket: *ticket });
+        }
+    }
+
+    fn send(&mut self, to: Generation, body: ToWorker, fds: Fds) {
+        self.effects.push(Effect::Send { to, body, fds });
+    }
+
+    fn announce(&mut self, announcement: Announcement) {
+        self.effects.push(Effect::Announce(announcement));
+    }
+}
+
+#[cfg(test)]
+mod simulator;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,70 @@
+//! What the configuration says about processes, sessions and sockets, as the supervisor needs it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tasuki_shared::limits::LOBBY_SESSIONS_MAX;
+use tasuki_shared::message::{PublishRequest, RefuseReason};
+use tasuki_shared::plan::Plan;
+
+/// Decides on a publish. The configuration implements it; it is fixed while a core lives.
+pub trait Rules {
+    fn authorize(&self, request: &PublishRequest) -> Result<Plan, RefuseReason>;
+}
+
+/// What happens to a publish under a name that is live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameName {
+    /// The newcomer is told `NameTaken`.
+    Refuse,
+    /// The old session is ended, then the newcomer is let in.
+    TakeOver,
+}
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub listen: Vec<SocketAddr>,
+    pub status_socket: PathBuf,
+    pub status_mode: u32,
+    /// Path of the configuration, or `embedded defaults`.
+    pub config: String,
+    pub workers: u16,
+    /// Warm workers beyond `workers` that wait to take a dead one's place.
+    pub standby: u16,
+    pub streams_per_worker: u32,
+    /// Sessions on this host, lobbies included.
+    pub sessions_max: usize,
+    pub lobby_sessions_max: usize,
+    /// Of the whole host; at or above it nothing new is admitted.
+    pub cpu_limit_percent: f32,
+    pub same_name: SameName,
+    pub backoff_first: Duration,
+    pub backoff_max: Duration,
+    /// Deaths within `restart_window` after which a slot is given up for that window.
+    pub restart_intensity: u32,
+    pub restart_window: Duration,
+    pub shutdown_deadline: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            status_socket: PathBuf::new(),
+            status_mode: 0o600,
+            config: "embedded defaults".into(),
+            workers: 1,
+            standby: 1,
+            streams_per_worker: 4,
+            sessions_max: 1024,
+            lobby_sessions_max: LOBBY_SESSIONS_MAX,
+            cpu_limit_percent: 90.0,
+            same_name: SameName::Refuse,
+            backoff_first: Duration::from_millis(200),
+            backoff_max: Duration::from_secs(10),
+            restart_intensity: 5,
+            restart_window: Duration::from_secs(30),
+            shutdown_deadline: Duration::from_secs(30),
+        }
+    }
+}

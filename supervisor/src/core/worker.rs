@@ -1,0 +1,384 @@
+//! Slots and the processes in them.
+//!
+//! ```text
+//!             spawn            ready, enough serve           a serving one dies
+//!  (empty) ─────────▶ Starting ───────────────────▶ Standby ────────────────────▶ Serving
+//!                        │  ready, too few serve                                     │
+//!                        └───────────────────────────────────────────────────────────┤
+//!                                                                          drain     ▼
+//!  any of these ──we kill it──▶ Ending                                           Draining
+//!  any of these ──reaped──▶ Backoff{until} ──▶ Starting …       or Gone when the server leaves
+//! ```
+//! A generation is used by one process and never again. A process is the owner of its sessions
+//! until it is reaped, not until we kill it.
+
+use super::event::{Announcement, Effect, Fds, Loss, Loudness, Sample};
+use super::restart::{Cause, KillReason, Next, Restarts};
+use super::settings::Rules;
+use super::{Core, Stage};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tasuki_shared::exit::Exit;
+use tasuki_shared::id::{Generation, SessionId, SlotId};
+use tasuki_shared::kernel::Death;
+use tasuki_shared::limits::{
+    CHANNEL_CLOSED_GRACE, HEARTBEAT_DEADLINE, HELLO_DEADLINE, READY_DEADLINE,
+};
+use tasuki_shared::message::{PROTOCOL_VERSION, Role, ToWorker};
+
+/// A stable place for a process.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    pub id: SlotId,
+    pub role: Role,
+    pub state: State,
+    pub restarts: Restarts,
+    pub last_death: Option<Cause>,
+}
+
+#[derive(Clone, Debug)]
+pub enum State {
+    Starting(Process, Greeting),
+    Standby(Process),
+    Serving(Process),
+    Draining(Process),
+    /// Killed by us and not reaped yet.
+    Ending(Process, KillReason),
+    /// Until then there is no process here.
+    Backoff {
+        until: Duration,
+        patience: Patience,
+    },
+    /// No process will come here any more.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Greeting {
+    Awaited,
+    /// It said hello and warms up.
+    Heard,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Soon enough to let sessions wait for it.
+    Short,
+    /// Too many deaths: given up for a window.
+    GivenUp,
+}
+
+/// One process of ours.
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub generation: Generation,
+    pub pid: Option<i32>,
+    pub since: Duration,
+    /// When it was last heard of.
+    pub heard: Duration,
+    /// When its end of the channel closed: it is dead or dying.
+    pub closed: Option<Duration>,
+    pub sessions: BTreeSet<SessionId>,
+    /// Of `sessions`, those that take a stream slot.
+    pub streams: u32,
+    pub sample: Sample,
+}
+
+impl Process {
+    /// Sessions before publish.
+    pub fn lobby(&self) -> usize {
+        self.sessions.len().saturating_sub(usize::try_from(self.streams).unwrap_or(usize::MAX))
+    }
+}
+
+impl Slot {
+    pub fn process(&self) -> Option<&Process> {
+        match &self.state {
+            State::Starting(process, _)
+            | State::Standby(process)
+            | State::Serving(process)
+            | State::Draining(process)
+            | State::Ending(process, _) => Some(process),
+            State::Backoff { .. } | State::Gone => None,
+        }
+    }
+
+    pub fn process_mut(&mut self) -> Option<&mut Process> {
+        match &mut self.state {
+            State::Starting(process, _)
+            | State::Standby(process)
+            | State::Serving(process)
+            | State::Draining(process)
+            | State::Ending(process, _) => Some(process),
+            State::Backoff { .. } | State::Gone => None,
+        }
+    }
+
+    pub const fn state_name(&self) -> &'static str {
+        match &self.state {
+            State::Starting(..) => "starting",
+            State::Standby(_) => "standby",
+            State::Serving(_) => "serving",
+            State::Draining(_) => "draining",
+            State::Ending(..) => "ending",
+            State::Backoff { .. } => "backoff",
+            State::Gone => "gone",
+        }
+    }
+}
+
+impl<R: Rules> Core<R> {
+    pub(super) fn slot_of(&self, generation: Generation) -> Option<usize> {
+        self.slots
+            .iter()
+            .position(|slot| slot.process().is_some_and(|p| p.generation == generation))
+    }
+
+    pub(super) fn process_mut(&mut self, generation: Generation) -> Option<&mut Process> {
+        let at = self.slot_of(generation)?;
+        self.slots[at].process_mut()
+    }
+
+    /// Fills every slot; the serving ones first.
+    pub(super) fn start(&mut self, now: Duration) {
+        for at in 0..self.slots.len() {
+            self.spawn(now, at);
+        }
+    }
+
+    pub(super) fn spawn(&mut self, now: Duration, at: usize) {
+        let generation = Generation(self.next_generation);
+        self.next_generation += 1;
+        let slot = &mut self.slots[at];
+        slot.state = State::Starting(
+            Process {
+                generation,
+                pid: None,
+                since: now,
+                heard: now,
+                closed: None,
+                sessions: BTreeSet::new(),
+                streams: 0,
+                sample: Sample::default(),
+            },
+            Greeting::Awaited,
+        );
+        let effect = Effect::Spawn { slot: slot.id, role: slot.role, generation };
+        self.effects.push(effect);
+    }
+
+    pub(super) fn spawned(&mut self, generation: Generation, pid: i32) {
+        let Some(at) = self.slot_of(generation) else { return };
+        let slot = self.slots[at].id;
+        if let Some(process) = self.slots[at].process_mut() {
+            process.pid = Some(pid);
+        }
+        let body = ToWorker::Hello { version: PROTOCOL_VERSION, slot };
+        self.send(generation, body, Fds::None);
+    }
+
+    pub(super) fn hello(&mut self, generation: Generation, version: u16) {
+        let Some(at) = self.slot_of(generation) else { return };
+        if version != PROTOCOL_VERSION {
+            let detail = format!("speaks version {version}, this server {PROTOCOL_VERSION}");
+            self.announce_worker(at, Loudness::Error, "worker_incompatible", detail);
+            self.kill(at, KillReason::Channel);
+            return;
+        }
+        if let State::Starting(_, greeting) = &mut self.slots[at].state {
+            *greeting = Greeting::Heard;
+        }
+    }
+
+    pub(super) fn ready(&mut self, now: Duration, generation: Generation) {
+        let Some(at) = self.slot_of(generation) else { return };
+        let slot = &mut self.slots[at];
+        slot.state = match std::mem::replace(&mut slot.state, State::Gone) {
+            State::Starting(process, Greeting::Heard) => match slot.role {
+                Role::Worker => State::Standby(process),
+                Role::Dialer => State::Serving(process),
+            },
+            other @ (State::Starting(_, Greeting::Awaited)
+            | State::Standby(_)
+            | State::Serving(_)
+            | State::Draining(_)
+            | State::Ending(..)
+            | State::Backoff { .. }
+            | State::Gone) => other,
+        };
+        let role = self.slots[at].role.name();
+        self.announce_worker(at, Loudness::Info, "worker_started", format!("{role} ready"));
+        self.staff(now);
+    }
+
+    /// Promotes warm workers while too few serve, then places those who wait.
+    pub(super) fn staff(&mut self, now: Duration) {
+        while self.serving() < usize::from(self.settings.workers) {
+            let standby = |slot: &Slot| matches!(slot.state, State::Standby(_));
+            let Some(at) = self.slots.iter().position(standby) else { break };
+            let slot = &mut self.slots[at];
+            slot.state = match std::mem::replace(&mut slot.state, State::Gone) {
+                State::Standby(process) => State::Serving(process),
+                other @ (State::Starting(..)
+                | State::Serving(_)
+                | State::Draining(_)
+                | State::Ending(..)
+                | State::Backoff { .. }
+                | State::Gone) => other,
+            };
+        }
+        self.place_waiting(now);
+    }
+
+    pub(super) fn serving(&self) -> usize {
+        let serves =
+            |slot: &&Slot| slot.role == Role::Worker && matches!(slot.state, State::Serving(_));
+        self.slots.iter().filter(serves).count()
+    }
+
+    /// Will a worker serve soon without anybody's help?
+    pub(super) fn worker_expected(&self) -> bool {
+        self.stage == Stage::Running
+            && self.serving() < usize::from(self.settings.workers)
+            && self.slots.iter().any(|slot| {
+                slot.role == Role::Worker
+                    && matches!(
+                        slot.state,
+                        State::Starting(..)
+                            | State::Ending(..)
+                            | State::Backoff { patience: Patience::Short, .. }
+                    )
+            })
+    }
+
+    pub(super) fn kill(&mut self, at: usize, reason: KillReason) {
+        let slot = &mut self.slots[at];
+        let Some(generation) = slot.process().map(|process| process.generation) else { return };
+        slot.state = match std::mem::replace(&mut slot.state, State::Gone) {
+            State::Starting(process, _)
+            | State::Standby(process)
+            | State::Serving(process)
+            | State::Draining(process) => {
+                self.effects.push(Effect::Kill { generation });
+                State::Ending(process, reason)
+            }
+            other @ (State::Ending(..) | State::Backoff { .. } | State::Gone) => other,
+        };
+    }
+
+    /// A closed channel is how a death is often noticed first. Killing at once would take the
+    /// cause from the kernel's mouth, so the process has a moment to be reaped.
+    pub(super) fn channel_lost(&mut self, now: Duration, generation: Generation, loss: &Loss) {
+        let Some(at) = self.slot_of(generation) else { return };
+        match loss {
+            Loss::Closed => {
+                if let Some(process) = self.slots[at].process_mut() {
+                    process.closed = process.closed.or(Some(now));
+                }
+            }
+            Loss::Broken(error) => {
+                self.announce_worker(at, Loudness::Error, "worker_channel_broken", error.clone());
+                self.kill(at, KillReason::Channel);
+            }
+        }
+    }
+
+    pub(super) fn check_slots(&mut self, now: Duration) {
+        for at in 0..self.slots.len() {
+            let closed = self.slots[at].process().and_then(|process| process.closed);
+            if closed.is_some_and(|closed| now >= closed + CHANNEL_CLOSED_GRACE) {
+                self.kill(at, KillReason::Channel);
+                continue;
+            }
+            match &self.slots[at].state {
+                State::Starting(process, greeting) => {
+                    let deadline = match greeting {
+                        Greeting::Awaited => HELLO_DEADLINE,
+                        Greeting::Heard => READY_DEADLINE,
+                    };
+                    if now >= process.since + deadline {
+                        let detail = format!("not ready after {deadline:?}");
+                        self.announce_worker(at, Loudness::Error, "worker_hung", detail);
+                        self.kill(at, KillReason::Hung);
+                    }
+                }
+                State::Standby(process) | State::Serving(process) | State::Draining(process) => {
+                    if now >= process.heard + HEARTBEAT_DEADLINE {
+                        let detail = format!("silent for {HEARTBEAT_DEADLINE:?}");
+                        self.announce_worker(at, Loudness::Error, "worker_hung", detail);
+                        self.kill(at, KillReason::Hung);
+                    }
+                }
+                State::Backoff { until, .. } if now >= *until => self.spawn(now, at),
+                State::Ending(..) | State::Backoff { .. } | State::Gone => {}
+            }
+        }
+    }
+
+    /// A process is reaped. Its sessions find a new owner first, then its slot a new process.
+    /// `None`: it could not even be started.
+    pub(super) fn died(&mut self, now: Duration, generation: Generation, death: Option<Death>) {
+        let Some(at) = self.slot_of(generation) else { return };
+        let was_draining = matches!(self.slots[at].state, State::Draining(_));
+        let killed = match &self.slots[at].state {
+            State::Ending(_, reason) => Some(*reason),
+            State::Starting(..)
+            | State::Standby(_)
+            | State::Serving(_)
+            | State::Draining(_)
+            | State::Backoff { .. }
+            | State::Gone => None,
+        };
+        let cause = death.map_or(Cause::SpawnFailed, |death| Cause::of(death, killed));
+        let expected = was_draining && cause == Cause::Exit(Exit::Done);
+        let loudness = if expected { Loudness::Info } else { Loudness::Warn };
+        self.announce_worker(at, loudness, "worker_died", cause.to_string());
+        let state = if self.stage == Stage::Running && !was_draining {
+            let jitter = self.jitter.next();
+            let slot = &mut self.slots[at];
+            let since = slot.process().map_or(now, |process| process.since);
+            match slot.restarts.after(now, since, cause, jitter, &self.settings) {
+                Next::SpawnAt(until) => State::Backoff { until, patience: Patience::Short },
+                Next::GiveUpUntil(until) => {
+                    let detail = format!(
+                        "{} deaths within {:?}; no worker here for that long",
+                        self.settings.restart_intensity, self.settings.restart_window
+                    );
+                    self.announce_worker(at, Loudness::Error, "slot_given_up", detail);
+                    State::Backoff { until, patience: Patience::GivenUp }
+                }
+            }
+        } else {
+            State::Gone
+        };
+        let slot = &mut self.slots[at];
+        slot.last_death = Some(cause);
+        let role = slot.role;
+        let sessions = slot.process_mut().map(|p| std::mem::take(&mut p.sessions));
+        slot.state = state;
+        match role {
+            Role::Worker => self.orphan(now, sessions.unwrap_or_default(), cause),
+            Role::Dialer => self.dialer_died(),
+        }
+        self.staff(now);
+        if let State::Backoff { until, .. } = self.slots[at].state
+            && now >= until
+        {
+            self.spawn(now, at);
+        }
+    }
+
+    pub(super) fn announce_worker(
+        &mut self,
+        at: usize,
+        loudness: Loudness,
+        event: &'static str,
+        detail: String,
+    ) {
+        let slot = &self.slots[at];
+        let generation = slot.process().map_or(Generation(0), |process| process.generation);
+        let announcement =
+            Announcement::new(loudness, event, detail).of_worker(slot.id, generation);
+        self.effects.push(Effect::Announce(announcement));
+    }
+}
