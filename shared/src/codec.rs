@@ -23,7 +23,11 @@ fn configuration() -> impl bincode::config::Config {
 /// Encodes one frame.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
     let bytes = bincode::serde::encode_to_vec(message, configuration())?;
-    if bytes.len() > CONTROL_FRAME_BYTES_MAX { Err(CodecError::TooLong(bytes.len())) } else { Ok(bytes) }
+    if bytes.len() > CONTROL_FRAME_BYTES_MAX {
+        Err(CodecError::TooLong(bytes.len()))
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// Decodes one frame; an unknown tag, a short frame or trailing bytes are errors.
