@@ -36,6 +36,18 @@ pub const CHUNK_STREAMS_MAX: usize = 16;
 pub const OPEN_MESSAGES_MAX: usize = 8;
 /// What we announce as our chunk size; publishers mirror it.
 pub const CHUNK_SIZE_OUT: u32 = 65_536;
+/// Nesting of AMF containers in one message.
+pub const AMF_DEPTH_MAX: usize = 16;
+/// AMF values of one message, nested ones included.
+pub const AMF_VALUES_MAX: usize = 4096;
+/// Application name of a publisher, in bytes.
+pub const APP_BYTES_MAX: usize = 128;
+/// Stream key, in bytes.
+pub const KEY_BYTES_MAX: usize = 256;
+/// Query part of a stream name or URL, in bytes.
+pub const QUERY_BYTES_MAX: usize = 512;
+/// What a publisher calls its software; what is longer is cut.
+pub const FLASH_VERSION_BYTES_MAX: usize = 64;
 /// From accept to publish.
 pub const LOBBY_DEADLINE: Duration = Duration::from_secs(15);
 /// Sessions in one worker's lobby.
