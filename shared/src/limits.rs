@@ -41,6 +41,16 @@ pub const SILENCE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a verdict on a publish may take.
 pub const AUTHORIZE_DEADLINE: Duration = Duration::from_secs(5);
 
+// Media.
+/// NAL units of one frame that are looked at; with more, the frame counts as damaged.
+pub const NALS_PER_FRAME_MAX: usize = 8192;
+/// A sequence parameter set.
+pub const SPS_BYTES_MAX: usize = 4096;
+/// A stamp farther than this from the newest one of its stream is a jump.
+pub const TIMELINE_LEAP_MS: i64 = 10_000;
+/// A stamp farther than this behind its own track is a jump; nearer, it is held.
+pub const TIMELINE_FALL_MS: i64 = 1_000;
+
 // Plans.
 pub const RUNGS_MAX: usize = 6;
 pub const PUSHES_MAX: usize = 16;
