@@ -71,6 +71,21 @@ pub const PUSH_BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// From connected to the origin's `NetStream.Publish.Start`.
 pub const PUSH_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
+// Record.
+/// Packets and headers on their way to a recording's thread.
+pub const RECORD_QUEUE_ITEMS_MAX: usize = 1024;
+/// Their payload bytes.
+pub const RECORD_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// A fragment is written at a keyframe or after this long.
+pub const RECORD_FRAGMENT_MS: i64 = 1_000;
+/// A fragment with this much is written at once.
+pub const RECORD_FRAGMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const RECORD_FRAGMENT_SAMPLES_MAX: usize = 4096;
+/// Audio without a video header for this long is recorded alone.
+pub const RECORD_AUDIO_ONLY_WAIT_MS: i64 = 2_000;
+/// Files of a recording directory that one round of retention looks at.
+pub const RETENTION_FILES_MAX: usize = 65_536;
+
 // Supervisor.
 /// One request line on the status socket.
 pub const STATUS_LINE_BYTES_MAX: usize = 64 * 1024;

@@ -3,7 +3,8 @@
 //! Pure. Times come in as milliseconds of the stream's timeline; video is written in 1/90000 s,
 //! audio in samples, both from the file's origin. Each fragment states its decode time anew, so
 //! no error adds up. Audio frames are laid end to end; only where the stamps are farther from
-//! that than `AUDIO_SLACK_FRAMES` frames (a gap, a clock that drifts) are they followed.
+//! that than `AUDIO_SLACK_FRAMES` frames (a gap, a clock that drifts), and at a file's first
+//! frame, are they followed.
 //! All that a later fragment needs of the earlier ones is a `FragmentClock`, plain integers.
 
 use crate::media::packet::VideoCodec;
@@ -256,7 +257,8 @@ impl FragmentClock {
         let mut free = self.audio_next;
         for sample in samples {
             let stamped = self.audio_ticks(sample.dts_ms, timing.sample_rate);
-            let time = if stamped.abs_diff(next) > slack { stamped.max(free) } else { next };
+            let follow = next == 0 || stamped.abs_diff(next) > slack;
+            let time = if follow { stamped.max(free) } else { next };
             times.push(time);
             free = time.saturating_add(1);
             next = time.saturating_add(frame);

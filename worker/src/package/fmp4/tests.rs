@@ -101,6 +101,11 @@ fn audio_frames_lie_end_to_end_whatever_the_rounding_and_bundling_of_stamps() {
 }
 
 #[test]
+fn audio_that_begins_a_little_after_the_origin_begins_there() {
+    assert_eq!(audio_times(&mut FragmentClock::new(0), &[57, 80]), [2_513, 3_537, 4_561]);
+}
+
+#[test]
 fn an_audio_gap_lengthens_the_frame_before_it() {
     let mut clock = FragmentClock::new(0);
     let times = audio_times(&mut clock, &[0, 23, 1_000, 1_023]);
