@@ -182,6 +182,23 @@ fn audio_that_appears_later_is_in_the_file_from_the_next_keyframe_on() {
     assert!(silent(&files[0]) && silent(&files[1]));
 }
 
+#[test]
+fn audio_held_when_its_header_changes_is_still_timed_by_the_old_header() {
+    let directory = Directory::new();
+    let source = Source::first();
+    let mut items = source.headers();
+    items.extend(source.packets().take(150).cloned());
+    // HE-AAC signalled explicitly at half the rate; its packets do not come into this file.
+    items.push(RecordItem::AudioHeader { config: vec![0x2B, 0x92, 0x08, 0x00] });
+    let report = recorded(config(&directory), &items);
+    let audio = source.packets().take(150).filter(|item| fixture::is_audio(item)).count();
+    assert_eq!(fixture::packets(&report.path, "a"), audio);
+    assert_eq!(complaints(&report.path), "");
+    let span_ms = fixture::audio_span_ms(&report.path);
+    let expected_ms = i64::try_from(audio - 1).unwrap() * 1_024_000 / 44_100;
+    assert!(span_ms.abs_diff(expected_ms) <= 1, "{span_ms} is not {expected_ms}");
+}
+
 /// A disk with room for so many bytes; `write(2)` puts what fits and then fails.
 struct SmallDisk {
     room: u64,

@@ -223,16 +223,27 @@ pub(super) fn packets(path: &Path, track: &str) -> usize {
 /// Presentation times of all pictures and, for the sync, of the first audio packet, from the
 /// first picture's decode time on.
 pub(super) fn times_ms(path: &Path) -> Vec<i64> {
-    let read = |track| -> Vec<i64> {
-        let text = probed(path, track, "packet=pts_time");
-        let times = text.lines().filter_map(|line| line.trim_end_matches(',').parse::<f64>().ok());
-        #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a short file")]
-        times.map(|seconds| (seconds * 1_000.0).round() as i64).collect()
-    };
-    let mut times = read("v");
-    times.extend(read("a").first());
+    let mut times = presentation_ms(path, "v");
+    times.extend(presentation_ms(path, "a").first());
     let first = times[0];
     times.iter().map(|time| time - first).collect()
+}
+
+/// From the first audio packet to the last.
+pub(super) fn audio_span_ms(path: &Path) -> i64 {
+    let times = presentation_ms(path, "a");
+    times.last().unwrap() - times.first().unwrap()
+}
+
+pub(super) fn is_audio(item: &RecordItem) -> bool {
+    track(item) == Some(Track::Audio)
+}
+
+fn presentation_ms(path: &Path, track: &str) -> Vec<i64> {
+    let text = probed(path, track, "packet=pts_time");
+    let times = text.lines().filter_map(|line| line.trim_end_matches(',').parse::<f64>().ok());
+    #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a short file")]
+    times.map(|seconds| (seconds * 1_000.0).round() as i64).collect()
 }
 
 fn probed(path: &Path, track: &str, entries: &str) -> String {
