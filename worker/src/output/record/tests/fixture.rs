@@ -43,9 +43,9 @@ impl Drop for Directory {
 
 /// A stream as a publisher would send it: headers first, then packets on a timeline.
 pub(super) struct Source {
-    pub(super) path: PathBuf,
     pub(super) items: Vec<RecordItem>,
-    _directory: Directory,
+    pub(super) pictures: Vec<String>,
+    pub(super) times_ms: Vec<i64>,
 }
 
 impl Source {
@@ -77,7 +77,7 @@ impl Source {
             .expect("ffmpeg can be started");
         assert!(made.success());
         let items = items(&std::fs::read(&path).unwrap());
-        Self { path, items, _directory: directory }
+        Self { items, pictures: pictures(&path), times_ms: times_ms(&path) }
     }
 
     pub(super) fn headers(&self) -> Vec<RecordItem> {
