@@ -57,6 +57,16 @@ pub const SILENCE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a verdict on a publish may take.
 pub const AUTHORIZE_DEADLINE: Duration = Duration::from_secs(5);
 
+// Media.
+/// NAL units of one frame that are looked at; with more, the frame counts as damaged.
+pub const NALS_PER_FRAME_MAX: usize = 8192;
+/// A sequence parameter set.
+pub const SPS_BYTES_MAX: usize = 4096;
+/// A stamp farther than this from the newest one of its stream is a jump.
+pub const TIMELINE_LEAP_MS: i64 = 10_000;
+/// A stamp farther than this behind its own track is a jump; nearer, it is held.
+pub const TIMELINE_FALL_MS: i64 = 1_000;
+
 // Plans.
 pub const RUNGS_MAX: usize = 6;
 pub const PUSHES_MAX: usize = 16;
@@ -76,6 +86,21 @@ pub const PUSH_BACKOFF_FIRST: Duration = Duration::from_millis(250);
 pub const PUSH_BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// From connected to the origin's `NetStream.Publish.Start`.
 pub const PUSH_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+
+// Record.
+/// Packets and headers on their way to a recording's thread.
+pub const RECORD_QUEUE_ITEMS_MAX: usize = 1024;
+/// Their payload bytes.
+pub const RECORD_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// A fragment is written at a keyframe or after this long.
+pub const RECORD_FRAGMENT_MS: i64 = 1_000;
+/// A fragment with this much is written at once.
+pub const RECORD_FRAGMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const RECORD_FRAGMENT_SAMPLES_MAX: usize = 4096;
+/// Audio without a video header for this long is recorded alone.
+pub const RECORD_AUDIO_ONLY_WAIT_MS: i64 = 2_000;
+/// Files of a recording directory that one round of retention looks at.
+pub const RETENTION_FILES_MAX: usize = 65_536;
 
 // Supervisor.
 /// One request line on the status socket.

@@ -2,3 +2,7 @@
 
 pub mod cursor;
 pub mod push;
+//! What a stream's packets become outside: files so far.
+
+pub mod record;
+pub mod retention;

@@ -1,1 +1,3 @@
-//! (being written)
+//! Packets made into what files and players take.
+
+pub mod fmp4;
