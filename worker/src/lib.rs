@@ -1,5 +1,6 @@
 //! The disposable half of Tasuki: RTMP in, a ladder out.
 
+pub mod allocator;
 pub mod ladder;
 pub mod libav;
 pub mod media;

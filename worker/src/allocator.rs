@@ -1,0 +1,148 @@
+//! jemalloc as the allocator of the whole process, libav and x264 included, and its statistics.
+//!
+//! The build exports jemalloc under malloc's own names, so C libraries use it too. What it
+//! keeps after a purge is what the process really holds; `muzzy_decay_ms:0` keeps lazily freed
+//! pages out of the figures.
+
+use std::ffi::{CStr, c_void};
+use tikv_jemallocator::Jemalloc;
+
+#[global_allocator]
+static GLOBAL: Jemalloc = Jemalloc;
+
+/// Read by jemalloc before `main`. Profiling is built in and off until it is switched on.
+const CONF: &CStr =
+    c"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,prof:true,prof_active:false";
+
+/// A pointer to the configuration, as jemalloc's symbol wants it.
+#[repr(transparent)]
+pub struct Configuration(*const std::ffi::c_char);
+
+// SAFETY: the pointer is to a constant string and is never written.
+unsafe impl Sync for Configuration {}
+
+#[unsafe(export_name = "malloc_conf")]
+pub static MALLOC_CONF: Configuration = Configuration(CONF.as_ptr());
+
+/// Asks for all arenas at once (`MALLCTL_ARENAS_ALL`).
+const PURGE_ALL: &CStr = c"arena.4096.purge";
+
+/// What the allocator knows of itself, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AllocatorStats {
+    /// Handed out to the program.
+    pub allocated_bytes: u64,
+    /// In pages that hold something.
+    pub active_bytes: u64,
+    /// Backed by memory.
+    pub resident_bytes: u64,
+}
+
+/// A call that jemalloc refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("mallctl {name:?} failed with {code}")]
+pub struct AllocatorError {
+    pub name: &'static CStr,
+    pub code: i32,
+}
+
+/// Reads fresh statistics.
+pub fn stats() -> Result<AllocatorStats, AllocatorError> {
+    advance_epoch()?;
+    Ok(AllocatorStats {
+        allocated_bytes: read_size(c"stats.allocated")?,
+        active_bytes: read_size(c"stats.active")?,
+        resident_bytes: read_size(c"stats.resident")?,
+    })
+}
+
+/// Returns all unused pages to the kernel.
+pub fn purge() -> Result<(), AllocatorError> {
+    // SAFETY: the name is NUL-terminated; this control takes and gives no value.
+    let code = unsafe {
+        tikv_jemalloc_sys::mallctl(
+            PURGE_ALL.as_ptr(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            0,
+        )
+    };
+    answer(PURGE_ALL, code)
+}
+
+/// Statistics are a snapshot that is renewed by writing to the epoch.
+fn advance_epoch() -> Result<(), AllocatorError> {
+    let mut epoch: u64 = 1;
+    let mut length = size_of::<u64>();
+    // SAFETY: the epoch is a u64 in both directions, and the lengths say so.
+    let code = unsafe {
+        tikv_jemalloc_sys::mallctl(
+            c"epoch".as_ptr(),
+            (&raw mut epoch).cast::<c_void>(),
+            &raw mut length,
+            (&raw mut epoch).cast::<c_void>(),
+            size_of::<u64>(),
+        )
+    };
+    answer(c"epoch", code)
+}
+
+fn read_size(name: &'static CStr) -> Result<u64, AllocatorError> {
+    let mut value: usize = 0;
+    let mut length = size_of::<usize>();
+    // SAFETY: the statistics asked for are of type size_t, and the length says so.
+    let code = unsafe {
+        tikv_jemalloc_sys::mallctl(
+            name.as_ptr(),
+            (&raw mut value).cast::<c_void>(),
+            &raw mut length,
+            std::ptr::null_mut(),
+            0,
+        )
+    };
+    answer(name, code)?;
+    Ok(u64::try_from(value).unwrap_or(u64::MAX))
+}
+
+fn answer(name: &'static CStr, code: i32) -> Result<(), AllocatorError> {
+    if code == 0 { Ok(()) } else { Err(AllocatorError { name, code }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A picture's memory, allocated by libav, shows up in the allocator's figures and leaves
+    /// them again.
+    #[test]
+    fn what_libav_allocates_is_counted() {
+        let before = stats().unwrap().allocated_bytes;
+        let mut pool = crate::libav::FramePool::new(3840, 2160).unwrap();
+        let frames: Vec<_> = (0..4).map(|_| pool.get().unwrap()).collect();
+        let during = stats().unwrap().allocated_bytes;
+        // Other tests run beside this one, hence half of what was asked for.
+        assert!(during > before + 4 * 3840 * 2160 * 3 / 4, "{before} {during}");
+        drop(frames);
+        drop(pool);
+        purge().unwrap();
+    }
+
+    /// The configuration is the one jemalloc runs with.
+    #[test]
+    fn the_configuration_is_in_effect() {
+        let mut value: isize = 0;
+        let mut length = size_of::<isize>();
+        // SAFETY: opt.dirty_decay_ms is an ssize_t, and the length says so.
+        let code = unsafe {
+            tikv_jemalloc_sys::mallctl(
+                c"opt.dirty_decay_ms".as_ptr(),
+                (&raw mut value).cast::<c_void>(),
+                &raw mut length,
+                std::ptr::null_mut(),
+                0,
+            )
+        };
+        assert_eq!((code, value), (0, 1000));
+    }
+}
