@@ -1,10 +1,20 @@
 //! Where things lie: the target directory, the binaries under test, run directories.
 
+use crate::proc;
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 use tasuki_shared::clock;
+use tasuki_shared::exit::{self, Exit};
+
+/// A test that takes longer is ended, with all it started. Under nextest's own limit.
+const TEST_BOUND: Duration = Duration::from_secs(220);
 
 /// Directory of the profile this test was built with, for example `target/debug`.
 pub fn profile_directory() -> Result<PathBuf> {
@@ -85,10 +95,30 @@ impl Drop for RunDirectory {
     }
 }
 
-/// Runs a test's body in a run directory that is kept when the body fails.
-pub fn in_run_directory(label: &str, body: impl FnOnce(&RunDirectory) -> Result<()>) {
+/// Runs a test's body in a run directory that is kept when the body fails, within the bound.
+pub fn in_run_directory(label: &'static str, body: impl FnOnce(&RunDirectory) -> Result<()>) {
+    // Dropped at the end of the body, which tells the thread that there is nothing to end.
+    let (_running, ended) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(TEST_BOUND) {
+            eprintln!("the test {label} took longer than {} s", TEST_BOUND.as_secs());
+            kill_descendants();
+            exit::leave(Exit::Failure);
+        }
+    });
     let run = RunDirectory::new(label).expect("the temporary directory can be written");
     if let Err(error) = body(&run) {
         panic!("{error:#}\nin {}", run.path().display());
+    }
+}
+
+/// Ends, by id, every process below this one.
+fn kill_descendants() {
+    let Ok(own) = i32::try_from(std::process::id()) else { return };
+    let census = proc::Census::take(own, &[]).unwrap_or_default();
+    for process in census.processes.iter().filter(|process| process.pid != own) {
+        if let Err(errno) = kill(Pid::from_raw(process.pid), Signal::SIGKILL) {
+            eprintln!("cannot end {} ({}): {errno}", process.pid, process.name);
+        }
     }
 }

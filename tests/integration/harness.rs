@@ -47,7 +47,8 @@ fn numbers_and_skew_survive_360p_at_600_kbps_and_128x72() {
             let decoded = frames::decode(&file)?;
             check_exactly_once_in_order(&decoded.numbers(), all(&recipe)).context(size)?;
             ensure!(decoded.errors.is_empty(), "{:?}", decoded.errors);
-            skew::of_file(&file, recipe.fps)?.check_under(5.0).context(size)?;
+            // ffmpeg moves pictures to the grid of its output rate: up to half a frame.
+            skew::of_file(&file, recipe.fps)?.check_under(500.0 / 30.0).context(size)?;
         }
         Ok(())
     });
