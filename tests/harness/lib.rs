@@ -1,1 +1,19 @@
-//! The harness of the whole-system tests.
+//! The harness of the whole-system tests: real publishers, a real origin, real server
+//! processes, and checks that read what arrived from the picture and the sound themselves.
+//!
+//! Everything started here is ended by its process id when its value is dropped, lives in a run
+//! directory of its own, and is waited for on a condition with a bound, never by sleeping.
+
+pub mod child;
+pub mod fixture;
+pub mod flv;
+pub mod frames;
+pub mod named;
+pub mod origin;
+pub mod picture;
+pub mod place;
+pub mod proc;
+pub mod publisher;
+pub mod server;
+pub mod skew;
+pub mod wait;

@@ -1,0 +1,263 @@
+//! The server under test, as a real process in a directory of its own.
+//!
+//! The only place of the tests that knows the configuration's schema and the command line.
+
+use crate::child::Child;
+use crate::proc::Census;
+use crate::{place, wait};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+use tasuki_shared::status::{Reply, Request, SessionStatus, Status};
+
+const START_BOUND: Duration = Duration::from_secs(20);
+const STATUS_BOUND: Duration = Duration::from_secs(5);
+/// SIGTERM waits for sessions; a test that has ended its own waits no longer than this.
+pub const STOP_BOUND: Duration = Duration::from_secs(15);
+
+/// One rung of the ladder.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rung {
+    Source,
+    Encoded { label: String, height: u32, kbps: u32, preset: &'static str },
+}
+
+impl Rung {
+    /// An encoded rung called `{height}p` with the preset that the default ladder has.
+    #[must_use]
+    pub fn encoded(height: u32, kbps: u32) -> Self {
+        Self::Encoded { label: format!("{height}p"), height, kbps, preset: "veryfast" }
+    }
+
+    #[must_use]
+    pub fn label(&self) -> &str {
+        match self {
+            Self::Source => "source",
+            Self::Encoded { label, .. } => label,
+        }
+    }
+}
+
+/// What the server is configured to do: one application, `live`.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// `auto` if none.
+    pub workers: Option<u32>,
+    pub streams_per_worker: Option<u32>,
+    /// The default ladder if none.
+    pub rungs: Option<Vec<Rung>>,
+    /// `copy`, `aac` or `none`; the default if none.
+    pub audio: Option<&'static str>,
+    /// Port of the origin on loopback that gets `live/{name}_{rung}`.
+    pub origin_port: Option<u16>,
+    pub record_directory: Option<PathBuf>,
+    /// Further lines of `[apps.live]`.
+    pub app_lines: String,
+    /// Further lines of `[workers]`.
+    pub worker_lines: String,
+    /// Further tables, at the end.
+    pub tables: String,
+}
+
+impl Setup {
+    /// The configuration file.
+    #[must_use]
+    pub fn to_toml(&self, socket: &Path) -> String {
+        let mut text = String::from("[rtmp]\nlisten = [\"127.0.0.1:0\"]\n\n[status]\n");
+        let mut line = |arguments: std::fmt::Arguments<'_>| {
+            // Writing to a String cannot fail.
+            let _ = text.write_fmt(arguments);
+        };
+        line(format_args!("socket = {}\n\n[workers]\n", quoted(socket)));
+        if let Some(count) = self.workers {
+            line(format_args!("count = {count}\n"));
+        }
+        if let Some(streams) = self.streams_per_worker {
+            line(format_args!("streams_per_worker = {streams}\n"));
+        }
+        line(format_args!("{}\n[apps.live]\n", self.worker_lines));
+        if let Some(audio) = self.audio {
+            line(format_args!("audio = \"{audio}\"\n"));
+        }
+        line(format_args!("{}\n", self.app_lines));
+        for rung in self.rungs.iter().flatten() {
+            line(format_args!("[[apps.live.rungs]]\nlabel = \"{}\"\n", rung.label()));
+            match rung {
+                Rung::Source => line(format_args!("source = true\n\n")),
+                Rung::Encoded { height, kbps, preset, .. } => line(format_args!(
+                    "height = {height}\nbitrate = \"{kbps}k\"\npreset = \"{preset}\"\n\n"
+                )),
+            }
+        }
+        if let Some(port) = self.origin_port {
+            line(format_args!(
+                "[[apps.live.push]]\nurl = \"rtmp://127.0.0.1:{port}/live/{{name}}_{{rung}}\"\n\n"
+            ));
+        }
+        if let Some(directory) = &self.record_directory {
+            line(format_args!("[apps.live.record]\ndirectory = {}\n\n", quoted(directory)));
+        }
+        line(format_args!("{}\n", self.tables));
+        text
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    process: Child,
+    directory: PathBuf,
+    socket: PathBuf,
+    address: String,
+}
+
+impl Server {
+    /// Starts a server in `run/server`; ready when its status socket answers with a listener.
+    pub fn start(run: &Path, setup: &Setup) -> Result<Self> {
+        let directory = run.join("server");
+        let temporary = directory.join("tmp");
+        fs::create_dir_all(&temporary)?;
+        let socket = directory.join("status.sock");
+        let config = directory.join("tasuki.toml");
+        fs::write(&config, setup.to_toml(&socket))?;
+        let mut command = Command::new(place::binary("tasuki")?);
+        place::binary("tasuki-worker")?;
+        command.arg("serve").arg("--config").arg(&config);
+        command.current_dir(&directory).env("TMPDIR", &temporary);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut process = Child::start("tasuki", &directory, &mut command)?;
+        let status = wait::until("the server to answer", START_BOUND, || {
+            process.must_run()?;
+            Ok(ask(&socket).ok().filter(|status| !status.listeners.is_empty()))
+        })?;
+        let listener = status.listeners.first().context("a listener")?;
+        let address = listener.rsplit('/').next().unwrap_or(listener).to_owned();
+        Ok(Self { process, directory, socket, address })
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// Address of the RTMP listener, with the port that was bound.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Where to publish.
+    #[must_use]
+    pub fn url(&self, key: &str) -> String {
+        format!("rtmp://{}/live/{key}", self.address)
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("tasuki.toml")
+    }
+
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The whole node, now.
+    pub fn status(&mut self) -> Result<Status> {
+        self.process.must_run()?;
+        ask(&self.socket)
+    }
+
+    /// Asks for the status until `condition` gives a value.
+    pub fn wait_status<T>(
+        &mut self,
+        what: &str,
+        bound: Duration,
+        mut condition: impl FnMut(&Status) -> Option<T>,
+    ) -> Result<T> {
+        wait::until(what, bound, || Ok(condition(&self.status()?)))
+            .with_context(|| format!("the server's log ends:\n{}", last_lines(&self.log())))
+    }
+
+    /// Waits until a stream is live.
+    pub fn wait_live(&mut self, name: &str, bound: Duration) -> Result<SessionStatus> {
+        self.wait_status(&format!("{name} to be live"), bound, |status| {
+            status.sessions.iter().find(|s| s.name == name && s.state == "live").cloned()
+        })
+    }
+
+    /// Waits until there is no session.
+    pub fn wait_no_sessions(&mut self, bound: Duration) -> Result<()> {
+        self.wait_status("the end of all sessions", bound, |status| {
+            status.sessions.is_empty().then_some(())
+        })
+    }
+
+    /// What its processes hold, with the files that it may have written.
+    pub fn census(&self) -> Result<Census> {
+        Census::take(self.pid(), &[&self.directory.join("tmp")])
+    }
+
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    pub fn wait(&mut self, bound: Duration) -> Result<ExitStatus> {
+        self.process.wait(bound)
+    }
+
+    /// SIGTERM, and a clean end within the bound with no process left.
+    pub fn stop(mut self) -> Result<()> {
+        let processes = self.census()?.processes;
+        self.signal(Signal::SIGTERM)?;
+        let status = self.wait(STOP_BOUND)?;
+        ensure!(status.success(), "the server ended with {status}: {}", last_lines(&self.log()));
+        wait::until("the server's processes to be gone", STOP_BOUND, || {
+            let left = processes.iter().any(|process| is_running(process.pid, &process.name));
+            Ok((!left).then_some(()))
+        })
+    }
+}
+
+fn ask(socket: &Path) -> Result<Status> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(STATUS_BOUND))?;
+    stream.set_write_timeout(Some(STATUS_BOUND))?;
+    let mut request = serde_json::to_vec(&Request::Status)?;
+    request.push(b'\n');
+    stream.write_all(&request)?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    match serde_json::from_str(&line).with_context(|| format!("the status reply {line:?}"))? {
+        Reply::Status(status) => Ok(*status),
+        other @ (Reply::Event(_) | Reply::Done | Reply::Refused { .. }) => {
+            bail!("the status request was answered by {other:?}")
+        }
+    }
+}
+
+fn is_running(pid: i32, name: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name)
+}
+
+fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+/// A TOML string of a path.
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
+}
