@@ -1,10 +1,15 @@
 //! The disposable half of Tasuki: RTMP in, a ladder out.
 
 pub mod allocator;
+pub mod bell;
+pub mod control;
+pub mod io_thread;
 pub mod ladder;
 pub mod libav;
+pub mod lifecycle;
 pub mod media;
 pub mod output;
 pub mod package;
 pub mod pipeline;
 pub mod rtmp;
+pub mod session;

@@ -2,7 +2,6 @@
 
 pub mod cursor;
 pub mod push;
-//! What a stream's packets become outside: files so far.
-
 pub mod record;
+pub mod recording;
 pub mod retention;

@@ -9,7 +9,7 @@ use super::tracks::{Judged, Tracks};
 use super::{Outbox, Progress, report};
 use crate::ladder::RungDecision;
 use crate::media::packet::IsIdr;
-use crate::media::tag::{self, WrittenAudio, WrittenVideo};
+use crate::media::tag::{self, FlvKeyframe, WrittenAudio, WrittenVideo};
 use crate::media::timeline::{Timeline, Track};
 use crate::output::cursor::{Feed, LogName, Logs, StreamEnd};
 use crate::output::push::{Push, PushNews, Wrote};
@@ -21,7 +21,6 @@ use crate::pipeline::{
 use crate::rtmp::amf;
 use crate::rtmp::chunk::{MessageHeader, kind};
 use crate::rtmp::command::Metadata;
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -286,12 +285,11 @@ impl Stream {
     fn take_picture(&mut self, picture: EncodedPicture) {
         let EncodedPicture { source_index, pts_ms, keyframe: _, rungs } = picture;
         for (rung, frame) in &rungs {
-            let (what, kind) = match frame.idr {
-                IsIdr::Idr => (WrittenVideo::Frame { idr: IsIdr::Idr, cts_ms: 0 }, EntryKind::VideoIdr),
-                IsIdr::Other => {
-                    (WrittenVideo::Frame { idr: IsIdr::Other, cts_ms: 0 }, EntryKind::VideoInter)
-                }
+            let (keyframe, kind) = match frame.idr {
+                IsIdr::Idr => (FlvKeyframe::Key, EntryKind::VideoIdr),
+                IsIdr::Other => (FlvKeyframe::Inter, EntryKind::VideoInter),
             };
+            let what = WrittenVideo::Frame { keyframe, cts_ms: 0 };
             let head = tag::video_tag_header(what);
             self.put(LogName::Rung(*rung), &[&head, &frame.payload], kind, pts_ms, source_index);
             self.counts.rung_frame(*rung, frame.payload.len());
