@@ -108,6 +108,8 @@ pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
 pub const DIAL_ADDRESSES_MAX: usize = 8;
 /// Connections taken from one listener before other work is looked at.
 pub const ACCEPTS_PER_TURN: usize = 64;
+/// Connections the kernel keeps for a listener (it cuts this at net.core.somaxconn).
+pub const LISTEN_BACKLOG: i32 = 4096;
 /// Pause of a listener when the host has no fds or memory for a connection.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Frames taken from one control channel before other work is looked at.
@@ -119,3 +121,5 @@ pub const WATCH_EVENTS_MAX: usize = 1024;
 pub const STATUS_WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// Messages between a worker's io thread and its control thread, each way.
 pub const CONTROL_MESSAGES_MAX: usize = 4096;
+/// How long a process that leaves waits for the supervisor to take its last words.
+pub const CONTROL_FLUSH_DEADLINE: Duration = Duration::from_secs(1);

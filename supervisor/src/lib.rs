@@ -1,3 +1,7 @@
 //! Tasuki's supervisor: owns listeners, leases and life cycles; touches no media.
 
 pub mod core;
+pub mod event_loop;
+pub mod io;
+
+pub use event_loop::run;

@@ -1,5 +1,7 @@
 //! The disposable half of Tasuki: RTMP in, a ladder out.
 
+pub mod control;
+pub mod dialer;
 pub mod ladder;
 pub mod libav;
 pub mod media;
