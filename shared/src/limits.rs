@@ -178,6 +178,8 @@ pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
 pub const DIAL_ADDRESSES_MAX: usize = 8;
 /// Connections taken from one listener before other work is looked at.
 pub const ACCEPTS_PER_TURN: usize = 64;
+/// Connections the kernel keeps for a listener (it cuts this at net.core.somaxconn).
+pub const LISTEN_BACKLOG: i32 = 4096;
 /// Pause of a listener when the host has no fds or memory for a connection.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Frames taken from one control channel before other work is looked at.
@@ -204,3 +206,5 @@ pub const PIPELINE_STOP_DEADLINE: Duration = Duration::from_secs(2);
 pub const IDR_DISTANCE_MAX_MS: i64 = 2000;
 /// A gap in the sound that is filled with silence; after a longer one the position jumps.
 pub const SILENCE_FILLED_MAX_MS: i64 = 10_000;
+/// How long a process that leaves waits for the supervisor to take its last words.
+pub const CONTROL_FLUSH_DEADLINE: Duration = Duration::from_secs(1);

@@ -2,3 +2,7 @@
 
 pub mod cli;
 pub mod core;
+pub mod event_loop;
+pub mod io;
+
+pub use event_loop::run;

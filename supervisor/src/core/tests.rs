@@ -1,5 +1,7 @@
 //! Single behaviours of the core; whole lives are in the simulator.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one variant")]
+
 use super::event::{Loss, Sample};
 use super::settings::SameName;
 use super::*;

@@ -334,7 +334,7 @@ impl<R: Rules> Core<R> {
         let loudness = if expected { Loudness::Info } else { Loudness::Warn };
         self.announce_worker(at, loudness, "worker_died", cause.to_string());
         let state = if self.stage == Stage::Running && !was_draining {
-            let jitter = self.jitter.next();
+            let jitter = self.jitter.draw();
             let slot = &mut self.slots[at];
             let since = slot.process().map_or(now, |process| process.since);
             match slot.restarts.after(now, since, cause, jitter, &self.settings) {

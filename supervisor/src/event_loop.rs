@@ -1,0 +1,488 @@
+//! The imperative shell: one thread that feeds events to the core and performs its effects.
+//!
+//! Tasks on one current-thread runtime share the shell; none holds it across an await. An effect
+//! may cause events (a process that cannot be started, fds that cannot be made); they are handled
+//! in order before the next event from outside.
+
+use crate::core::Core;
+use crate::core::event::{Announcement, Effect, Event, Fds, Loss, Loudness};
+use crate::core::report::parse_session_id;
+use crate::core::settings::{Rules, Settings};
+use crate::io::handoff::{HandoffError, Vault};
+use crate::io::process::{self, Watched};
+use crate::io::sample::Sampler;
+use crate::io::watch::watch;
+use crate::io::{listen, spawn, status};
+use anyhow::Context;
+use nix::sys::signal::Signal;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tasuki_shared::channel::{Channel, ChannelError, Received, Sent};
+use tasuki_shared::clock;
+use tasuki_shared::exit::Exit;
+use tasuki_shared::id::{Generation, SessionId};
+use tasuki_shared::kernel::{self, Death};
+use tasuki_shared::limits::{SAMPLE_INTERVAL, TICK_INTERVAL, WATCH_EVENTS_MAX};
+use tasuki_shared::message::{Envelope, FromWorker, Role, ToWorker, Verdict};
+use tasuki_shared::status::{Reply, Status};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, broadcast};
+use tokio::task::{JoinHandle, LocalSet};
+
+/// The core behind its trait: which rules it has is of no interest here.
+pub trait Decide {
+    fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect>;
+    fn status(&self, now: Duration) -> Status;
+    fn has_session(&self, session: SessionId) -> bool;
+}
+
+impl<R: Rules> Decide for Core<R> {
+    fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect> {
+        Self::handle(self, now, event)
+    }
+
+    fn status(&self, now: Duration) -> Status {
+        Self::status(self, now)
+    }
+
+    fn has_session(&self, session: SessionId) -> bool {
+        Self::has_session(self, session)
+    }
+}
+
+pub type SharedShell = Rc<RefCell<Shell>>;
+
+/// What SIGHUP does until rotation: look at the configuration and say whether it is good.
+pub type Reload = Box<dyn Fn() -> Result<(), String>>;
+
+struct Process {
+    channel: Channel<ToWorker, FromWorker>,
+    pidfd: OwnedFd,
+    pid: i32,
+    /// Tells the task that frames wait for the socket.
+    queued: Rc<Notify>,
+}
+
+pub struct Shell {
+    core: Box<dyn Decide>,
+    myself: std::rc::Weak<RefCell<Shell>>,
+    started: Instant,
+    program: PathBuf,
+    /// Of the session ids.
+    epoch: u32,
+    next_session: u64,
+    processes: HashMap<Generation, Process>,
+    vault: Vault,
+    listeners: Vec<(SocketAddr, JoinHandle<()>)>,
+    pending: VecDeque<Event>,
+    watchers: broadcast::Sender<Reply>,
+    /// Connections closed because the host had no fd for them.
+    no_fds: u64,
+    exit: Option<Exit>,
+    left: Rc<Notify>,
+}
+
+/// Runs the server until it has drained.
+pub fn run<R: Rules + 'static>(
+    settings: Settings,
+    rules: R,
+    reload: Reload,
+) -> anyhow::Result<Exit> {
+    raise_fd_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    let exit = local.block_on(&runtime, serve(settings, rules, reload));
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    exit
+}
+
+async fn serve<R: Rules + 'static>(
+    settings: Settings,
+    rules: R,
+    reload: Reload,
+) -> anyhow::Result<Exit> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let program = spawn::worker_program().context("the worker program")?;
+    let status_listener = status::bind(&settings.status_socket, settings.status_mode)?;
+    let mut bound = Vec::new();
+    for address in &settings.listen {
+        let listener = listen::listen(*address).with_context(|| format!("listen on {address}"))?;
+        bound.push((listener.local_addr()?, listener));
+    }
+    let left = Rc::new(Notify::new());
+    let seed = clock::unix_ms() ^ (u64::from(std::process::id()) << 32);
+    let status_path = settings.status_socket.clone();
+    let core = Box::new(Core::new(settings, rules, seed));
+    let shell = Shell::new(core, program, &left);
+    shell.borrow_mut().on(Event::Started);
+    for (address, listener) in bound {
+        tracing::info!(%address, publish = %format!("rtmp://{address}/APP/KEY"), "listening");
+        let task = tokio::task::spawn_local(accept(Rc::clone(&shell), listener));
+        shell.borrow_mut().listeners.push((address, task));
+    }
+    tracing::info!(socket = %status_path.display(), "status");
+    let status = tokio::task::spawn_local(status::serve(Rc::clone(&shell), status_listener));
+    tokio::task::spawn_local(sample(Rc::clone(&shell)));
+    let mut ticks = tokio::time::interval(TICK_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let exit = loop {
+        let event = tokio::select! {
+            () = left.notified() => Event::Tick,
+            _ = ticks.tick() => Event::Tick,
+            _ = terminate.recv() => Event::Terminate,
+            _ = interrupt.recv() => Event::Terminate,
+            _ = hangup.recv() => {
+                match reload() {
+                    Ok(()) => tracing::info!("the configuration is valid; a restart applies it"),
+                    Err(error) => tracing::error!(%error, "the configuration is refused"),
+                }
+                continue;
+            }
+        };
+        shell.borrow_mut().on(event);
+        if let Some(exit) = shell.borrow().exit {
+            break exit;
+        }
+    };
+    status.abort();
+    // Dropping the listener removes its file.
+    let _ = status.await;
+    Ok(exit)
+}
+
+async fn accept(shell: SharedShell, listener: std::net::TcpListener) {
+    if let Err(error) = listen::serve(shell, listener).await {
+        tracing::error!(%error, "a listener is lost");
+    }
+}
+
+async fn sample(shell: SharedShell) {
+    let mut sampler = Sampler::default();
+    let mut turns = tokio::time::interval(SAMPLE_INTERVAL);
+    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        let processes: Vec<_> =
+            shell.borrow().processes.iter().map(|(g, process)| (*g, process.pid)).collect();
+        let measured = tokio::task::spawn_blocking(move || {
+            let round = sampler.sample(&processes);
+            (sampler, round)
+        });
+        let Ok((returned, round)) = measured.await else { return };
+        sampler = returned;
+        let event = Event::Sampled { cpu_percent: round.cpu_percent, workers: round.workers };
+        shell.borrow_mut().on(event);
+    }
+}
+
+impl Shell {
+    fn new(core: Box<dyn Decide>, program: PathBuf, left: &Rc<Notify>) -> SharedShell {
+        let epoch = u32::try_from(clock::unix_ms() / 1000).unwrap_or(u32::MAX);
+        Rc::new_cyclic(|myself| {
+            RefCell::new(Self {
+                core,
+                myself: myself.clone(),
+                started: clock::now(),
+                program,
+                epoch,
+                next_session: 1,
+                processes: HashMap::new(),
+                vault: Vault::default(),
+                listeners: Vec::new(),
+                pending: VecDeque::new(),
+                watchers: broadcast::channel(WATCH_EVENTS_MAX).0,
+                no_fds: 0,
+                exit: None,
+                left: Rc::clone(left),
+            })
+        })
+    }
+
+    /// Handles an event and everything that follows from it.
+    pub fn on(&mut self, event: Event) {
+        let now = self.started.elapsed();
+        self.pending.push_back(event);
+        while let Some(event) = self.pending.pop_front() {
+            for effect in self.core.handle(now, event) {
+                self.perform(effect);
+            }
+        }
+    }
+
+    pub fn accepted(&mut self, socket: TcpStream, peer: SocketAddr) {
+        if let Err(error) = socket.set_nonblocking(true) {
+            tracing::warn!(%error, "an accepted connection is unusable");
+            return;
+        }
+        let session = SessionId { epoch: self.epoch, counter: self.next_session };
+        self.next_session += 1;
+        self.vault.accept(session, socket);
+        self.on(Event::Accepted { session, peer });
+    }
+
+    pub fn count_no_fds(&mut self) {
+        self.no_fds += 1;
+        if self.no_fds.is_power_of_two() {
+            tracing::error!(total = self.no_fds, "no file descriptor for a connection: closed");
+        }
+    }
+
+    pub fn receive(
+        &mut self,
+        generation: Generation,
+    ) -> Result<Option<Received<FromWorker>>, ChannelError> {
+        match self.processes.get_mut(&generation) {
+            Some(process) => process.channel.recv(),
+            None => Err(ChannelError::Closed),
+        }
+    }
+
+    pub fn frame(
+        &mut self,
+        channel: Generation,
+        envelope: Envelope<FromWorker>,
+        mut fds: Vec<OwnedFd>,
+    ) {
+        let Envelope { generation: claimed, body } = envelope;
+        let socket = fds.pop();
+        if let FromWorker::Connected { ticket, outcome } = &body {
+            match (outcome, socket) {
+                (Ok(()), Some(socket)) => self.vault.keep_dialed(*ticket, socket),
+                (Ok(()), None) => {
+                    let loss = Loss::Broken("a connection without its socket".to_owned());
+                    self.on(Event::ChannelLost { generation: channel, loss });
+                    return;
+                }
+                (Err(_), _) => {}
+            }
+        }
+        self.on(Event::Frame { channel, claimed, body });
+    }
+
+    pub fn flush(&mut self, generation: Generation) {
+        let Some(process) = self.processes.get_mut(&generation) else { return };
+        let flushed = process.channel.flush();
+        if let Err(error) = flushed {
+            self.channel_failed(generation, &error);
+        }
+    }
+
+    pub fn is_flushed(&self, generation: Generation) -> bool {
+        self.processes.get(&generation).is_none_or(|process| process.channel.is_flushed())
+    }
+
+    pub fn queued_signal(&self, generation: Generation) -> Option<Rc<Notify>> {
+        self.processes.get(&generation).map(|process| Rc::clone(&process.queued))
+    }
+
+    pub fn reaped(&mut self, generation: Generation, death: std::io::Result<Option<Death>>) {
+        self.processes.remove(&generation);
+        let death = match death {
+            Ok(Some(death)) => death,
+            // Only a death makes a pidfd readable; how it came is lost if it cannot be read.
+            Ok(None) => Death::Exited(-1),
+            Err(error) => {
+                tracing::error!(%error, %generation, "a dead process could not be reaped");
+                Death::Exited(-1)
+            }
+        };
+        self.on(Event::Died { generation, death });
+    }
+
+    pub fn status(&self) -> Status {
+        let mut status = self.core.status(self.started.elapsed());
+        status.pid = i32::try_from(std::process::id()).unwrap_or(0);
+        status.listeners = self.listeners.iter().map(|(address, _)| address.to_string()).collect();
+        if self.no_fds > 0 {
+            status.refusals.insert("no_fds".to_owned(), self.no_fds);
+        }
+        status
+    }
+
+    pub fn watch(&self) -> broadcast::Receiver<Reply> {
+        self.watchers.subscribe()
+    }
+
+    pub fn end_session(&mut self, text: &str) -> Result<(), String> {
+        match parse_session_id(text).filter(|session| self.core.has_session(*session)) {
+            Some(session) => {
+                self.on(Event::EndSession { session });
+                Ok(())
+            }
+            None => Err(format!("no session {text}")),
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Spawn { slot: _, role, generation } => self.spawn(role, generation),
+            Effect::Send { to, body, fds } => self.send(to, body, fds),
+            Effect::Kill { generation } => {
+                if let Some(process) = self.processes.get(&generation)
+                    && let Err(error) =
+                        kernel::pidfd_send_signal(process.pidfd.as_fd(), Signal::SIGKILL)
+                {
+                    tracing::warn!(%error, %generation, "kill");
+                }
+            }
+            Effect::Close { session } => self.vault.close(session),
+            Effect::DropPush { session, push } => self.vault.drop_push(session, push),
+            Effect::DropDialed { ticket } => self.vault.drop_dialed(ticket),
+            Effect::StopListening => {
+                for (_, task) in self.listeners.drain(..) {
+                    task.abort();
+                }
+            }
+            Effect::Announce(announcement) => self.announce(announcement),
+            Effect::Leave(exit) => {
+                self.exit = Some(exit);
+                self.left.notify_one();
+            }
+        }
+    }
+
+    fn spawn(&mut self, role: Role, generation: Generation) {
+        let event = match self.try_spawn(role, generation) {
+            Ok(pid) => Event::Spawned { generation, pid },
+            Err(error) => Event::SpawnFailed { generation, error: format!("{error:#}") },
+        };
+        self.pending.push_back(event);
+    }
+
+    fn try_spawn(&mut self, role: Role, generation: Generation) -> anyhow::Result<i32> {
+        let spawned = spawn::spawn(&self.program, role, generation)?;
+        let watched = Watched {
+            generation,
+            channel: watch(spawned.channel.as_fd().try_clone_to_owned()?)?,
+            pidfd: watch(spawned.pidfd.try_clone()?)?,
+        };
+        let pid = spawned.pid;
+        let process = Process {
+            channel: spawned.channel,
+            pidfd: spawned.pidfd,
+            pid,
+            queued: Rc::new(Notify::new()),
+        };
+        self.processes.insert(generation, process);
+        if let Some(shell) = self.myself.upgrade() {
+            tokio::task::spawn_local(process::serve(shell, watched));
+        }
+        Ok(pid)
+    }
+
+    fn send(&mut self, to: Generation, mut body: ToWorker, fds: Fds) {
+        let Some(process) = self.processes.get_mut(&to) else { return };
+        let attached = attach(&mut self.vault, &mut body, fds);
+        let sent = match attached {
+            Ok(attached) => process.channel.send(&Envelope { generation: to, body }, &attached),
+            Err(error) => {
+                if let Some(session) = session_of(fds) {
+                    let what = error.to_string();
+                    self.pending.push_back(Event::ResourceFailed { session, what });
+                }
+                return;
+            }
+        };
+        match sent {
+            Ok(Sent::Sent) => {}
+            Ok(Sent::Queued) => process.queued.notify_one(),
+            Err(error) => self.channel_failed(to, &error),
+        }
+    }
+
+    fn channel_failed(&mut self, generation: Generation, error: &ChannelError) {
+        let loss = match error {
+            ChannelError::Closed => Loss::Closed,
+            ChannelError::FdsTruncated
+            | ChannelError::TooLong(_)
+            | ChannelError::TooManyFds(_)
+            | ChannelError::QueueFull
+            | ChannelError::Codec(_)
+            | ChannelError::Io(_) => Loss::Broken(error.to_string()),
+        };
+        self.pending.push_back(Event::ChannelLost { generation, loss });
+    }
+
+    fn announce(&self, announcement: Announcement) {
+        let Announcement { loudness, event, session, name, worker, detail } = announcement;
+        let session = session.map(|session| session.to_string());
+        let (session_field, name_field) = (session.as_deref(), name.as_deref());
+        let worker_field = worker.as_deref();
+        match loudness {
+            Loudness::Info => tracing::info!(
+                event,
+                session = session_field,
+                name = name_field,
+                worker = worker_field,
+                "{detail}"
+            ),
+            Loudness::Warn => tracing::warn!(
+                event,
+                session = session_field,
+                name = name_field,
+                worker = worker_field,
+                "{detail}"
+            ),
+            Loudness::Error => tracing::error!(
+                event,
+                session = session_field,
+                name = name_field,
+                worker = worker_field,
+                "{detail}"
+            ),
+        }
+        if self.watchers.receiver_count() > 0 {
+            let event = tasuki_shared::status::Event {
+                unix_ms: clock::unix_ms(),
+                event: event.to_owned(),
+                session,
+                name,
+                worker,
+                detail,
+            };
+            // Nobody listening any more is no error.
+            let _ = self.watchers.send(Reply::Event(event));
+        }
+    }
+}
+
+fn attach<'a>(
+    vault: &'a mut Vault,
+    body: &mut ToWorker,
+    fds: Fds,
+) -> Result<Vec<std::os::fd::BorrowedFd<'a>>, HandoffError> {
+    match (fds, body) {
+        (Fds::Session(_), ToWorker::Adopt(lease)) => vault.lease(lease),
+        (Fds::Logs(session), ToWorker::Verdict { verdict: Verdict::Allow(plan), .. }) => {
+            vault.logs(session, plan)
+        }
+        (Fds::Dialed { session, push, ticket }, _) => {
+            Ok(vec![vault.claim_dialed(session, push, ticket)?])
+        }
+        (Fds::None | Fds::Session(_) | Fds::Logs(_), _) => Ok(Vec::new()),
+    }
+}
+
+const fn session_of(fds: Fds) -> Option<SessionId> {
+    match fds {
+        Fds::None => None,
+        Fds::Session(session) | Fds::Logs(session) | Fds::Dialed { session, .. } => Some(session),
+    }
+}
+
+/// Every connection costs a handful of fds here; the soft limit is made for other programs.
+fn raise_fd_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, "the limit on file descriptors stays as it is");
+    }
+}

@@ -1,0 +1,215 @@
+//! What outlives a worker: a dup of every socket and memfd of every session.
+//!
+//! Fds go to a worker with its lease or verdict and stay here as well, so a worker's death closes
+//! nothing. They leave this table in one way: the session is closed, its sockets shut down first,
+//! because a worker's own dup would otherwise keep the connection open.
+
+use nix::sys::socket::{Shutdown, shutdown};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use tasuki_shared::id::{PushId, SessionId};
+use tasuki_shared::message::Lease;
+use tasuki_shared::plan::Plan;
+
+/// Everything held for one session.
+#[derive(Debug)]
+struct Held {
+    socket: OwnedFd,
+    /// Made at the first lease, so a connection that is closed at once never has one.
+    memory: Option<OwnedFd>,
+    logs: Vec<OwnedFd>,
+    pushes: Vec<OwnedFd>,
+    connected: BTreeMap<PushId, OwnedFd>,
+}
+
+/// All sessions' fds, and sockets that the dialer connected and nobody has yet.
+#[derive(Debug, Default)]
+pub struct Vault {
+    sessions: HashMap<SessionId, Held>,
+    dialed: HashMap<u64, OwnedFd>,
+}
+
+/// Fds that cannot be made or found.
+#[derive(Debug, thiserror::Error)]
+pub enum HandoffError {
+    #[error("memory for the session: {0}")]
+    Memory(#[source] io::Error),
+    #[error("memory for a log: {0}")]
+    Log(#[source] io::Error),
+    #[error("memory for a push: {0}")]
+    Push(#[source] io::Error),
+    #[error("its owner word is damaged")]
+    OwnerWord,
+    #[error("its file descriptors are gone")]
+    Unknown,
+}
+
+impl Vault {
+    pub fn accept(&mut self, session: SessionId, socket: TcpStream) {
+        let held = Held {
+            socket: socket.into(),
+            memory: None,
+            logs: Vec::new(),
+            pushes: Vec::new(),
+            connected: BTreeMap::new(),
+        };
+        self.sessions.insert(session, held);
+    }
+
+    /// The fds of a lease in their order. The owner word is the truth about the owner: what the
+    /// lease expects is corrected by it, for a worker may have died between its CAS and its word.
+    pub fn lease(&mut self, lease: &mut Lease) -> Result<Vec<BorrowedFd<'_>>, HandoffError> {
+        let held = self.sessions.get_mut(&lease.session).ok_or(HandoffError::Unknown)?;
+        match &held.memory {
+            Some(memory) => {
+                lease.expect = memory::read_owner(memory)
+                    .map_err(HandoffError::Memory)?
+                    .ok_or(HandoffError::OwnerWord)?;
+            }
+            None => {
+                let made = memory::create_session(lease.expect).map_err(HandoffError::Memory)?;
+                held.memory = Some(made);
+            }
+        }
+        let mut fds = vec![held.socket.as_fd()];
+        fds.extend(held.memory.as_ref().map(AsFd::as_fd));
+        if let Some(live) = &lease.live {
+            fds.extend(held.logs.iter().map(AsFd::as_fd));
+            fds.extend(held.pushes.iter().map(AsFd::as_fd));
+            for push in &live.connected {
+                fds.push(held.connected.get(push).ok_or(HandoffError::Unknown)?.as_fd());
+            }
+        }
+        Ok(fds)
+    }
+
+    /// The memfds of a plan in their order, made once.
+    pub fn logs(
+        &mut self,
+        session: SessionId,
+        plan: &Plan,
+    ) -> Result<Vec<BorrowedFd<'_>>, HandoffError> {
+        let held = self.sessions.get_mut(&session).ok_or(HandoffError::Unknown)?;
+        if held.logs.is_empty() {
+            let logs = plan.logs().into_iter().map(|(_, size)| memory::create_log(size));
+            let logs = logs.collect::<io::Result<_>>().map_err(HandoffError::Log)?;
+            let pushes = plan.pushes.iter().map(|_| memory::create_push());
+            held.pushes = pushes.collect::<io::Result<_>>().map_err(HandoffError::Push)?;
+            held.logs = logs;
+        }
+        Ok(held.logs.iter().chain(&held.pushes).map(AsFd::as_fd).collect())
+    }
+
+    /// Keeps a socket that came with a ticket until the core says whose it is.
+    pub fn keep_dialed(&mut self, ticket: u64, socket: OwnedFd) {
+        self.dialed.insert(ticket, socket);
+    }
+
+    pub fn drop_dialed(&mut self, ticket: u64) {
+        self.dialed.remove(&ticket);
+    }
+
+    /// Makes the socket of `ticket` the push's connection.
+    pub fn claim_dialed(
+        &mut self,
+        session: SessionId,
+        push: PushId,
+        ticket: u64,
+    ) -> Result<BorrowedFd<'_>, HandoffError> {
+        let socket = self.dialed.remove(&ticket).ok_or(HandoffError::Unknown)?;
+        let held = self.sessions.get_mut(&session).ok_or(HandoffError::Unknown)?;
+        held.connected.insert(push, socket);
+        held.connected.get(&push).map(AsFd::as_fd).ok_or(HandoffError::Unknown)
+    }
+
+    pub fn drop_push(&mut self, session: SessionId, push: PushId) {
+        if let Some(socket) =
+            self.sessions.get_mut(&session).and_then(|s| s.connected.remove(&push))
+        {
+            shut_down(&socket);
+        }
+    }
+
+    pub fn close(&mut self, session: SessionId) {
+        if let Some(held) = self.sessions.remove(&session) {
+            shut_down(&held.socket);
+            held.connected.values().for_each(shut_down);
+        }
+    }
+}
+
+/// A connection that is gone already is as good.
+fn shut_down(socket: &OwnedFd) {
+    let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+}
+
+/// Session memory as the supervisor makes it.
+mod memory {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use nix::sys::stat::{Mode, fchmod};
+    use nix::sys::uio::{pread, pwrite};
+    use std::ffi::CStr;
+    use std::io;
+    use std::os::fd::OwnedFd;
+    use tasuki_shared::id::Generation;
+    use tasuki_shared::limits::{
+        COMMIT_SLOT_BYTES, INPUT_RING_BYTES, PUSH_COMMAND_RING_BYTES, PUSH_INBOUND_RING_BYTES,
+        REPLY_RING_BYTES, SCRATCH_BYTES,
+    };
+    use tasuki_shared::message::Owner;
+    use tasuki_shared::plan::LogSize;
+
+    const PAGE_BYTES: usize = 4096;
+    const OWNER_AT: libc::off_t = 64;
+
+    pub fn create_session(owner: Owner) -> io::Result<OwnedFd> {
+        let bytes = PAGE_BYTES
+            + 2 * COMMIT_SLOT_BYTES
+            + SCRATCH_BYTES
+            + INPUT_RING_BYTES
+            + REPLY_RING_BYTES;
+        let fd = create_sealed(c"tasuki-session", bytes as u64)?;
+        let word = match owner {
+            Owner::Offered(Generation(generation)) => (generation << 2) | 1,
+            Owner::Held(Generation(generation)) => (generation << 2) | 2,
+        };
+        pwrite(&fd, &word.to_le_bytes(), OWNER_AT)?;
+        Ok(fd)
+    }
+
+    /// `None`: the word is damaged.
+    pub fn read_owner(fd: &OwnedFd) -> io::Result<Option<Owner>> {
+        let mut word = [0; 4];
+        let read = pread(fd, &mut word, OWNER_AT)?;
+        let word = u32::from_le_bytes(word);
+        let generation = Generation(word >> 2);
+        Ok(match (read, word & 3) {
+            (4, 1) => Some(Owner::Offered(generation)),
+            (4, 2) => Some(Owner::Held(generation)),
+            _ => None,
+        })
+    }
+
+    pub fn create_log(size: LogSize) -> io::Result<OwnedFd> {
+        const INDEX_ENTRY_BYTES: u64 = 64;
+        let index = u64::from(size.index_entries) * INDEX_ENTRY_BYTES;
+        create_sealed(c"tasuki-log", PAGE_BYTES as u64 + index + size.payload_bytes)
+    }
+
+    pub fn create_push() -> io::Result<OwnedFd> {
+        let bytes = PAGE_BYTES + PUSH_COMMAND_RING_BYTES + PUSH_INBOUND_RING_BYTES;
+        create_sealed(c"tasuki-push", bytes as u64)
+    }
+
+    fn create_sealed(name: &CStr, bytes: u64) -> io::Result<OwnedFd> {
+        let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        nix::unistd::ftruncate(&fd, i64::try_from(bytes).map_err(io::Error::other)?)?;
+        fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+        Ok(fd)
+    }
+}

@@ -1,0 +1,109 @@
+//! Listeners: from the kernel's queue into the shell, as fast as it goes and never in a spin.
+
+use crate::event_loop::SharedShell;
+use crate::io::watch::watch;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen as start, setsockopt,
+    socket, sockopt,
+};
+use std::fs::File;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use tasuki_shared::limits::{ACCEPT_PAUSE, ACCEPTS_PER_TURN, LISTEN_BACKLOG};
+
+/// Binds without waiting for old connections to time out. An IPv6 address takes IPv6 only, so both
+/// families can be listed.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    if address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    start(&fd, Backlog::new(LISTEN_BACKLOG)?)?;
+    Ok(TcpListener::from(fd))
+}
+
+/// An fd kept back, so that a connection can be taken and closed when there is none left.
+struct Reserve(Option<File>);
+
+impl Reserve {
+    fn new() -> Self {
+        Self(File::open("/dev/null").ok())
+    }
+
+    /// Takes one connection and closes it: its peer learns more than from silence.
+    fn close_one(&mut self, listener: &TcpListener) -> io::Result<()> {
+        drop(self.0.take());
+        let closed = listener.accept().map(drop);
+        self.0 = File::open("/dev/null").ok();
+        closed
+    }
+}
+
+/// Accepts until the task is aborted.
+pub async fn serve(shell: SharedShell, listener: TcpListener) -> io::Result<()> {
+    let listener = watch(listener)?;
+    let mut reserve = Reserve::new();
+    loop {
+        let mut ready = listener.readable().await?;
+        match drain(&shell, listener.get_ref()) {
+            Drained::Empty => ready.clear_ready(),
+            Drained::More => {}
+            Drained::NoFds => {
+                for _ in 0..ACCEPTS_PER_TURN {
+                    match reserve.close_one(listener.get_ref()) {
+                        Ok(()) => shell.borrow_mut().count_no_fds(),
+                        Err(_) => break,
+                    }
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+            Drained::Failed(error) => {
+                tracing::error!(%error, "accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+enum Drained {
+    Empty,
+    More,
+    /// EMFILE or ENFILE.
+    NoFds,
+    Failed(io::Error),
+}
+
+fn drain(shell: &SharedShell, listener: &TcpListener) -> Drained {
+    let mut shell = shell.borrow_mut();
+    for _ in 0..ACCEPTS_PER_TURN {
+        match listener.accept() {
+            Ok((socket, peer)) => shell.accepted(socket, peer),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => return Drained::Empty,
+                Some(libc::EMFILE | libc::ENFILE) => return Drained::NoFds,
+                // The peer left before we came, or a network error that accept(2) passes on.
+                Some(
+                    libc::EINTR
+                    | libc::ECONNABORTED
+                    | libc::EPERM
+                    | libc::EPROTO
+                    | libc::ENETDOWN
+                    | libc::ENOPROTOOPT
+                    | libc::EHOSTDOWN
+                    | libc::ENONET
+                    | libc::EHOSTUNREACH
+                    | libc::EOPNOTSUPP
+                    | libc::ENETUNREACH,
+                ) => {}
+                _ => return Drained::Failed(error),
+            },
+        }
+    }
+    Drained::More
+}

@@ -1,0 +1,9 @@
+//! The shell's hands: each file does one thing to the outside world and decides nothing.
+
+pub mod handoff;
+pub mod listen;
+pub mod process;
+pub mod sample;
+pub mod spawn;
+pub mod status;
+pub mod watch;

@@ -1,0 +1,93 @@
+//! The task that serves one process: its control channel both ways, and its death.
+//!
+//! When the pidfd is readable every thread of the process is dead; what it had sent is read before
+//! the death is told, so a session that ended properly is not taken for an orphan.
+
+use crate::core::event::{Event, Loss};
+use crate::event_loop::SharedShell;
+use std::os::fd::OwnedFd;
+use tasuki_shared::channel::ChannelError;
+use tasuki_shared::id::Generation;
+use tasuki_shared::kernel;
+use tasuki_shared::limits::FRAMES_PER_TURN;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The fds this task waits on; the channel itself belongs to the shell.
+pub struct Watched {
+    pub generation: Generation,
+    /// A dup of the channel's socket.
+    pub channel: AsyncFd<OwnedFd>,
+    pub pidfd: AsyncFd<OwnedFd>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Open,
+    Closed,
+}
+
+pub async fn serve(shell: SharedShell, watched: Watched) {
+    let Watched { generation, channel, pidfd } = watched;
+    let Some(queued) = shell.borrow().queued_signal(generation) else { return };
+    let mut line = Line::Open;
+    loop {
+        let flushed = shell.borrow().is_flushed(generation);
+        let interest =
+            if flushed { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+        tokio::select! {
+            biased;
+            ready = channel.ready(interest), if line == Line::Open => {
+                let Ok(mut ready) = ready else { break };
+                if ready.ready().is_writable() && !flushed {
+                    shell.borrow_mut().flush(generation);
+                    if !shell.borrow().is_flushed(generation) {
+                        ready.clear_ready_matching(tokio::io::Ready::WRITABLE);
+                    }
+                }
+                if ready.ready().is_readable() || ready.ready().is_read_closed() {
+                    match read(&shell, generation) {
+                        Read::Empty => ready.clear_ready_matching(tokio::io::Ready::READABLE),
+                        Read::More => {}
+                        Read::Lost => line = Line::Closed,
+                    }
+                }
+            }
+            _ = pidfd.readable() => break,
+            () = queued.notified(), if line == Line::Open => {}
+        }
+        tokio::task::yield_now().await;
+    }
+    if line == Line::Open {
+        while read(&shell, generation) == Read::More {}
+    }
+    drop(channel);
+    let death = kernel::reap(std::os::fd::AsFd::as_fd(pidfd.get_ref()));
+    drop(pidfd);
+    shell.borrow_mut().reaped(generation, death);
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Empty,
+    More,
+    Lost,
+}
+
+fn read(shell: &SharedShell, generation: Generation) -> Read {
+    for _ in 0..FRAMES_PER_TURN {
+        let mut shell = shell.borrow_mut();
+        let loss = match shell.receive(generation) {
+            Ok(Some((envelope, fds))) => {
+                shell.frame(generation, envelope, fds);
+                continue;
+            }
+            Ok(None) => return Read::Empty,
+            Err(ChannelError::Closed) => Loss::Closed,
+            Err(error) => Loss::Broken(error.to_string()),
+        };
+        shell.on(Event::ChannelLost { generation, loss });
+        return Read::Lost;
+    }
+    Read::More
+}

@@ -1,0 +1,139 @@
+//! Measuring our processes and the host from /proc. Runs on a blocking thread: reading a big
+//! process's smaps takes milliseconds.
+
+use crate::core::event::Sample;
+use std::collections::HashMap;
+use std::fs;
+use tasuki_shared::id::Generation;
+
+/// One round of measurements.
+#[derive(Debug, Default)]
+pub struct Round {
+    pub cpu_percent: f32,
+    pub workers: Vec<(Generation, Sample)>,
+}
+
+/// Counters of the round before.
+#[derive(Debug, Default)]
+pub struct Sampler {
+    host: Option<HostTicks>,
+    processes: HashMap<Generation, u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct HostTicks {
+    busy: u64,
+    /// Of all processors together.
+    total: u64,
+}
+
+impl Sampler {
+    pub fn sample(&mut self, processes: &[(Generation, i32)]) -> Round {
+        let host = fs::read_to_string("/proc/stat").ok().and_then(|text| host_ticks(&text));
+        let elapsed = host.zip(self.host).map(|(now, before)| HostTicks {
+            busy: now.busy.saturating_sub(before.busy),
+            total: now.total.saturating_sub(before.total),
+        });
+        self.host = host;
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let mut before = std::mem::take(&mut self.processes);
+        let mut workers = Vec::with_capacity(processes.len());
+        for (generation, pid) in processes {
+            let Some(mut sample) = memory(*pid) else { continue };
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            if let Some(ticks) = process_ticks(&stat) {
+                let used = before.remove(generation).map(|before| ticks.saturating_sub(before));
+                if let (Some(used), Some(elapsed)) = (used, elapsed) {
+                    // /proc/stat counts all processors: a share of one is that many times more.
+                    sample.cpu_percent =
+                        percent(used.saturating_mul(processors as u64), elapsed.total);
+                }
+                self.processes.insert(*generation, ticks);
+            }
+            workers.push((*generation, sample));
+        }
+        let cpu_percent = elapsed.map_or(0.0, |elapsed| percent(elapsed.busy, elapsed.total));
+        Round { cpu_percent, workers }
+    }
+}
+
+fn memory(pid: i32) -> Option<Sample> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let bytes = |field: &str| smaps_bytes(&text, field).unwrap_or(0);
+    let lazy_free_bytes = bytes("LazyFree");
+    Some(Sample {
+        footprint_bytes: bytes("Anonymous").saturating_sub(lazy_free_bytes) + bytes("Swap"),
+        rss_bytes: bytes("Rss"),
+        lazy_free_bytes,
+        cpu_percent: 0.0,
+    })
+}
+
+fn smaps_bytes(text: &str, field: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field).and_then(|rest| rest.strip_prefix(':')))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// proc_pid_stat(5): utime and stime are fields 14 and 15; the name before may hold anything.
+fn process_ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+/// proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal; guests are in user.
+fn host_ticks(text: &str) -> Option<HostTicks> {
+    let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks: Vec<u64> =
+        line.split_ascii_whitespace().take(8).map(|field| field.parse().unwrap_or(0)).collect();
+    let total = ticks.iter().sum();
+    let idle = ticks.get(3)? + ticks.get(4)?;
+    Some(HostTicks { busy: u64::saturating_sub(total, idle), total })
+}
+
+fn percent(part: u64, whole: u64) -> f32 {
+    if whole == 0 {
+        return 0.0;
+    }
+    let tenths = part.saturating_mul(1000) / whole;
+    f32::from(u16::try_from(tenths).unwrap_or(u16::MAX)) / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_with_spaces_and_brackets_does_not_shift_the_fields() {
+        let stat = "7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 300 40 0 0 20 0 1 0 9 9 9";
+        assert_eq!(process_ticks(stat), Some(340));
+    }
+
+    #[test]
+    fn idle_and_waiting_for_disks_are_not_busy_and_guests_count_once() {
+        let text = "cpu  100 0 50 800 40 5 5 0 70 0\ncpu0 1 2 3\n";
+        assert_eq!(host_ticks(text), Some(HostTicks { busy: 160, total: 1000 }));
+    }
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        let text = "Rss:  12 kB\nSwapPss:  3 kB\nSwap:   2 kB\nLazyFree: 1 kB\n";
+        assert_eq!(smaps_bytes(text, "Swap"), Some(2048));
+        assert_eq!(smaps_bytes(text, "Anonymous"), None);
+    }
+
+    #[test]
+    fn this_process_has_a_footprint_and_uses_no_more_than_it_has_resident() {
+        let mut sampler = Sampler::default();
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let round = sampler.sample(&[(Generation(1), pid), (Generation(2), -1)]);
+        assert_eq!(round.workers.len(), 1);
+        let (_, sample) = round.workers[0];
+        assert!(sample.footprint_bytes > 0 && sample.rss_bytes >= sample.lazy_free_bytes);
+    }
+}

@@ -1,0 +1,170 @@
+//! The status socket: JSON lines for the command line and whoever watches.
+//!
+//! Only our own uid and root are answered. Lines, clients and waiting events are bounded; a client
+//! that does not read is dropped, and never slows the supervisor down.
+
+use crate::event_loop::SharedShell;
+use interprocess::local_socket::prelude::*;
+use interprocess::local_socket::tokio::{Listener, Stream};
+use interprocess::local_socket::traits::StreamCommon;
+use interprocess::local_socket::traits::tokio::Listener as _;
+use interprocess::local_socket::{GenericFilePath, ListenerOptions};
+use interprocess::os::unix::local_socket::ListenerOptionsExt;
+use std::cell::Cell;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::path::Path;
+use std::rc::Rc;
+use tasuki_shared::limits::{STATUS_CLIENTS_MAX, STATUS_LINE_BYTES_MAX, STATUS_WRITE_DEADLINE};
+use tasuki_shared::status::{Reply, Request};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::broadcast;
+
+/// Why there is no status socket.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    #[error("{path}: another server is running and answers on this status socket")]
+    Occupied { path: String },
+    #[error("{path}: is there and is no socket")]
+    NotASocket { path: String },
+    #[error("{path}: {source}")]
+    Io {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Binds the socket. A file that a dead server left is replaced; a live one is refused.
+pub fn bind(path: &Path, mode: u32) -> Result<Listener, StatusError> {
+    let text = || path.display().to_string();
+    let failed = |source| StatusError::Io { path: text(), source };
+    if let Some(directory) = path.parent() {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(failed)?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(StatusError::NotASocket { path: text() });
+        }
+        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => return Err(StatusError::Occupied { path: text() }),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let name = path.to_fs_name::<GenericFilePath>().map_err(failed)?;
+    ListenerOptions::new().name(name).mode(mode).create_tokio().map_err(failed)
+}
+
+/// Answers clients until the task is aborted.
+pub async fn serve(shell: SharedShell, listener: Listener) {
+    let clients = Rc::new(Cell::new(0));
+    loop {
+        match listener.accept().await {
+            Ok(stream) if clients.get() < STATUS_CLIENTS_MAX && is_ours(&stream) => {
+                let seat = Seat::take(&clients);
+                let shell = shell.clone();
+                tokio::task::spawn_local(async move {
+                    let _seat = seat;
+                    // A client that goes away in mid-reply is no event.
+                    let _ = converse(shell, stream).await;
+                });
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "status socket");
+                tokio::time::sleep(tasuki_shared::limits::ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+struct Seat(Rc<Cell<usize>>);
+
+impl Seat {
+    fn take(clients: &Rc<Cell<usize>>) -> Self {
+        clients.set(clients.get() + 1);
+        Self(Rc::clone(clients))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+fn is_ours(stream: &Stream) -> bool {
+    let euid = stream.peer_creds().ok().and_then(|credentials| credentials.euid());
+    euid.is_some_and(|euid| euid == 0 || euid == nix::unistd::geteuid().as_raw())
+}
+
+async fn converse(shell: SharedShell, stream: Stream) -> io::Result<()> {
+    let mut receiver = BufReader::new(&stream);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let most = u64::try_from(STATUS_LINE_BYTES_MAX).unwrap_or(u64::MAX);
+        let read = (&mut receiver).take(most).read_until(b'\n', &mut line).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        if line.last() != Some(&b'\n') && read == STATUS_LINE_BYTES_MAX {
+            let reason = format!("a request is at most {STATUS_LINE_BYTES_MAX} bytes");
+            return answer(&stream, &Reply::Refused { reason }).await;
+        }
+        match serde_json::from_slice::<Request>(&line) {
+            Ok(Request::Status) => {
+                let status = shell.borrow().status();
+                answer(&stream, &Reply::Status(Box::new(status))).await?;
+            }
+            Ok(Request::Watch) => {
+                let events = shell.borrow().watch();
+                return watch(&stream, events).await;
+            }
+            Ok(Request::End { session }) => {
+                let reply = match shell.borrow_mut().end_session(&session) {
+                    Ok(()) => Reply::Done,
+                    Err(reason) => Reply::Refused { reason },
+                };
+                answer(&stream, &reply).await?;
+            }
+            Err(error) => {
+                let reason = format!("not a request: {error}");
+                answer(&stream, &Reply::Refused { reason }).await?;
+            }
+        }
+    }
+}
+
+/// Events until the client leaves or falls too far behind.
+async fn watch(stream: &Stream, mut events: broadcast::Receiver<Reply>) -> io::Result<()> {
+    let mut receiver = stream;
+    let mut ignored = [0; 256];
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Ok(event) => answer(stream, &event).await?,
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    let reason = format!("{missed} events behind");
+                    return answer(stream, &Reply::Refused { reason }).await;
+                }
+                Err(broadcast::error::RecvError::Closed) => return Ok(()),
+            },
+            read = receiver.read(&mut ignored) => if read? == 0 { return Ok(()) },
+        }
+    }
+}
+
+async fn answer(mut stream: &Stream, reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    tokio::time::timeout(STATUS_WRITE_DEADLINE, stream.write_all(&line))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}

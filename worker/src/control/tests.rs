@@ -1,0 +1,87 @@
+use super::*;
+use std::sync::mpsc as std_mpsc;
+use std::time::Duration;
+use tasuki_shared::channel::pair;
+use tasuki_shared::id::{SessionId, SlotId};
+use tasuki_shared::message::{EndReason, Role};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+type Supervisor = Channel<ToWorker, FromWorker>;
+
+/// A supervisor's end, a started control, and its wakes.
+fn started() -> (Supervisor, Control, std_mpsc::Receiver<()>) {
+    let (supervisor, control) = pair().unwrap();
+    let inherited = Inherited { role: Role::Worker, generation: Generation(5), control };
+    let (wake, woken) = std_mpsc::channel();
+    let control = Control::start(inherited, move || wake.send(()).unwrap_or(())).unwrap();
+    (supervisor, control, woken)
+}
+
+fn say(supervisor: &mut Supervisor, body: ToWorker) {
+    let envelope = Envelope { generation: Generation(5), body };
+    let _ = supervisor.send(&envelope, &[]).unwrap();
+}
+
+fn hello() -> ToWorker {
+    ToWorker::Hello { version: PROTOCOL_VERSION, slot: SlotId(0) }
+}
+
+fn hear(supervisor: &mut Supervisor) -> FromWorker {
+    let mut polled = [nix::poll::PollFd::new(
+        std::os::fd::AsFd::as_fd(supervisor),
+        nix::poll::PollFlags::POLLIN,
+    )];
+    assert_eq!(nix::poll::poll(&mut polled, 10_000_u16).unwrap(), 1);
+    supervisor.recv().unwrap().unwrap().0.body
+}
+
+#[test]
+fn it_says_hello_first_and_passes_messages_on_with_a_wake_each() {
+    let (mut supervisor, mut control, woken) = started();
+    assert!(matches!(hear(&mut supervisor), FromWorker::Hello { version: PROTOCOL_VERSION, .. }));
+    say(&mut supervisor, hello());
+    say(&mut supervisor, ToWorker::Drain);
+    woken.recv_timeout(PATIENCE).unwrap();
+    woken.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(control.try_recv(), Some(Told::Message(ToWorker::Hello { .. }, _))));
+    assert!(matches!(control.try_recv(), Some(Told::Message(ToWorker::Drain, _))));
+    assert!(control.try_recv().is_none());
+    control.finish();
+}
+
+#[test]
+fn what_was_sent_before_finish_arrives_however_much_it_is() {
+    let (mut supervisor, control, _woken) = started();
+    hear(&mut supervisor);
+    let total = 3000;
+    for counter in 0..total {
+        let session = SessionId { epoch: 1, counter };
+        control.send(FromWorker::Ended { session, reason: EndReason::Silent }, vec![]).unwrap();
+    }
+    let finishing = std::thread::spawn(move || control.finish());
+    for counter in 0..total {
+        let FromWorker::Ended { session, .. } = hear(&mut supervisor) else { panic!("order") };
+        assert_eq!(session.counter, counter);
+    }
+    finishing.join().unwrap();
+}
+
+#[test]
+fn the_end_of_the_supervisor_is_told() {
+    let (supervisor, mut control, woken) = started();
+    drop(supervisor);
+    woken.recv_timeout(PATIENCE).unwrap();
+    let told = control.try_recv();
+    let closed = LineError::Channel(ChannelError::Closed).to_string();
+    assert!(matches!(told, Some(Told::Orphaned(error)) if error.to_string() == closed));
+}
+
+#[test]
+fn another_protocol_version_is_an_end_and_not_a_guess() {
+    let (mut supervisor, mut control, woken) = started();
+    say(&mut supervisor, ToWorker::Hello { version: PROTOCOL_VERSION + 1, slot: SlotId(0) });
+    woken.recv_timeout(PATIENCE).unwrap();
+    let told = control.try_recv();
+    assert!(matches!(told, Some(Told::Orphaned(LineError::Version(v))) if v != PROTOCOL_VERSION));
+}
