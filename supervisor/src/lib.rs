@@ -4,5 +4,4 @@ pub mod cli;
 pub mod core;
 pub mod event_loop;
 pub mod io;
-
-pub use event_loop::run;
+pub mod serve;

@@ -4,7 +4,7 @@
 //! session does a bounded amount of work a turn, so no stream starves another.
 
 use crate::bell::{Bell, CONTROL};
-use crate::control::Control;
+use crate::control::{Control, Told};
 use crate::output::push::Writability;
 use crate::session::adopt;
 use crate::session::stream::Wake;
@@ -75,6 +75,11 @@ impl IoThread {
             next_heartbeat: now,
             outbox: Outbox::new(),
         })
+    }
+
+    /// Sends what is still to be said to the supervisor.
+    pub fn finish(self) {
+        self.control.finish();
     }
 
     /// Runs until the worker is to leave.
@@ -157,10 +162,10 @@ impl IoThread {
     fn take_control(&mut self, now: Instant) -> Option<Exit> {
         for _ in 0..CONTROL_ROUNDS_MAX {
             match self.control.try_recv() {
-                crate::control::Heard::Message(message, fds) => self.take(message, fds, now),
-                crate::control::Heard::Nothing => return None,
-                crate::control::Heard::Orphaned => {
-                    tracing::error!("the supervisor is gone; ending every session");
+                Some(Told::Message(message, fds)) => self.take(message, fds, now),
+                None => return None,
+                Some(Told::Orphaned(reason)) => {
+                    tracing::error!(%reason, "the supervisor is gone; ending every session");
                     return Some(self.end_all(now));
                 }
             }
@@ -259,7 +264,9 @@ impl IoThread {
 
     fn send_outbox(&mut self) {
         for (message, fds) in self.outbox.drain(..) {
-            self.control.send(message, fds);
+            if let Err(error) = self.control.send(message, fds) {
+                tracing::error!(%error, "a message to the supervisor is lost");
+            }
         }
     }
 }

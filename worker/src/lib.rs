@@ -3,9 +3,8 @@
 pub mod allocator;
 pub mod bell;
 pub mod control;
-pub mod io_thread;
-pub mod control;
 pub mod dialer;
+pub mod io_thread;
 pub mod ladder;
 pub mod libav;
 pub mod lifecycle;

@@ -29,7 +29,7 @@ pub fn run(inherited: Inherited) -> Exit {
         }
     };
     let ring = Arc::clone(&bell);
-    let mut control = match Control::start(inherited, move || ring.ring(CONTROL)) {
+    let control = match Control::start(inherited, move || ring.ring(CONTROL)) {
         Ok(control) => control,
         Err(error) => {
             tracing::error!(%error, "the control thread cannot start");
@@ -44,9 +44,16 @@ pub fn run(inherited: Inherited) -> Exit {
         );
         return Exit::Unsupported;
     }
-    control.send(FromWorker::Ready, Vec::new());
+    if let Err(error) = control.send(FromWorker::Ready, Vec::new()) {
+        tracing::error!(%error, "the supervisor cannot be told that this worker is ready");
+        return Exit::Orphaned;
+    }
     match IoThread::new(generation, control, bell) {
-        Ok(mut io_thread) => io_thread.run(),
+        Ok(mut io_thread) => {
+            let exit = io_thread.run();
+            io_thread.finish();
+            exit
+        }
         Err(error) => {
             tracing::error!(%error, "the io thread cannot start");
             Exit::Failure

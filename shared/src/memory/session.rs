@@ -49,6 +49,15 @@ pub fn create(owner: Owner) -> io::Result<OwnedFd> {
     if written == header.len() { Ok(fd) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
+/// The owner word of a session memfd, without mapping it; `None` if it is damaged. For the
+/// supervisor.
+pub fn read_owner(fd: &impl AsFd) -> io::Result<Option<Owner>> {
+    let mut word = [0; 4];
+    let at = i64::try_from(OWNER_AT).expect("inside the first page");
+    let read = nix::sys::uio::pread(fd, &mut word, at)?;
+    Ok((read == word.len()).then(|| owner::decode(u32::from_le_bytes(word))).flatten())
+}
+
 /// The session memory as its owner, or somebody who looks for one, has it mapped.
 pub struct SessionMemory {
     plain: Mapping,

@@ -10,6 +10,7 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use tasuki_shared::id::{PushId, SessionId};
+use tasuki_shared::memory;
 use tasuki_shared::message::Lease;
 use tasuki_shared::plan::Plan;
 
@@ -63,13 +64,13 @@ impl Vault {
     pub fn lease(&mut self, lease: &mut Lease) -> Result<Vec<BorrowedFd<'_>>, HandoffError> {
         let held = self.sessions.get_mut(&lease.session).ok_or(HandoffError::Unknown)?;
         match &held.memory {
-            Some(memory) => {
-                lease.expect = memory::read_owner(memory)
+            Some(held_memory) => {
+                lease.expect = memory::session::read_owner(held_memory)
                     .map_err(HandoffError::Memory)?
                     .ok_or(HandoffError::OwnerWord)?;
             }
             None => {
-                let made = memory::create_session(lease.expect).map_err(HandoffError::Memory)?;
+                let made = memory::session::create(lease.expect).map_err(HandoffError::Memory)?;
                 held.memory = Some(made);
             }
         }
@@ -93,9 +94,9 @@ impl Vault {
     ) -> Result<Vec<BorrowedFd<'_>>, HandoffError> {
         let held = self.sessions.get_mut(&session).ok_or(HandoffError::Unknown)?;
         if held.logs.is_empty() {
-            let logs = plan.logs().into_iter().map(|(_, size)| memory::create_log(size));
+            let logs = plan.logs().into_iter().map(|(_, size)| memory::log::create(size));
             let logs = logs.collect::<io::Result<_>>().map_err(HandoffError::Log)?;
-            let pushes = plan.pushes.iter().map(|_| memory::create_push());
+            let pushes = plan.pushes.iter().map(|_| memory::push::create());
             held.pushes = pushes.collect::<io::Result<_>>().map_err(HandoffError::Push)?;
             held.logs = logs;
         }
@@ -143,73 +144,4 @@ impl Vault {
 /// A connection that is gone already is as good.
 fn shut_down(socket: &OwnedFd) {
     let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
-}
-
-/// Session memory as the supervisor makes it.
-mod memory {
-    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-    use nix::sys::memfd::{MFdFlags, memfd_create};
-    use nix::sys::stat::{Mode, fchmod};
-    use nix::sys::uio::{pread, pwrite};
-    use std::ffi::CStr;
-    use std::io;
-    use std::os::fd::OwnedFd;
-    use tasuki_shared::id::Generation;
-    use tasuki_shared::limits::{
-        COMMIT_SLOT_BYTES, INPUT_RING_BYTES, PUSH_COMMAND_RING_BYTES, PUSH_INBOUND_RING_BYTES,
-        REPLY_RING_BYTES, SCRATCH_BYTES,
-    };
-    use tasuki_shared::message::Owner;
-    use tasuki_shared::plan::LogSize;
-
-    const PAGE_BYTES: usize = 4096;
-    const OWNER_AT: libc::off_t = 64;
-
-    pub fn create_session(owner: Owner) -> io::Result<OwnedFd> {
-        let bytes = PAGE_BYTES
-            + 2 * COMMIT_SLOT_BYTES
-            + SCRATCH_BYTES
-            + INPUT_RING_BYTES
-            + REPLY_RING_BYTES;
-        let fd = create_sealed(c"tasuki-session", bytes as u64)?;
-        let word = match owner {
-            Owner::Offered(Generation(generation)) => (generation << 2) | 1,
-            Owner::Held(Generation(generation)) => (generation << 2) | 2,
-        };
-        pwrite(&fd, &word.to_le_bytes(), OWNER_AT)?;
-        Ok(fd)
-    }
-
-    /// `None`: the word is damaged.
-    pub fn read_owner(fd: &OwnedFd) -> io::Result<Option<Owner>> {
-        let mut word = [0; 4];
-        let read = pread(fd, &mut word, OWNER_AT)?;
-        let word = u32::from_le_bytes(word);
-        let generation = Generation(word >> 2);
-        Ok(match (read, word & 3) {
-            (4, 1) => Some(Owner::Offered(generation)),
-            (4, 2) => Some(Owner::Held(generation)),
-            _ => None,
-        })
-    }
-
-    pub fn create_log(size: LogSize) -> io::Result<OwnedFd> {
-        const INDEX_ENTRY_BYTES: u64 = 64;
-        let index = u64::from(size.index_entries) * INDEX_ENTRY_BYTES;
-        create_sealed(c"tasuki-log", PAGE_BYTES as u64 + index + size.payload_bytes)
-    }
-
-    pub fn create_push() -> io::Result<OwnedFd> {
-        let bytes = PAGE_BYTES + PUSH_COMMAND_RING_BYTES + PUSH_INBOUND_RING_BYTES;
-        create_sealed(c"tasuki-push", bytes as u64)
-    }
-
-    fn create_sealed(name: &CStr, bytes: u64) -> io::Result<OwnedFd> {
-        let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-        nix::unistd::ftruncate(&fd, i64::try_from(bytes).map_err(io::Error::other)?)?;
-        fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
-        Ok(fd)
-    }
 }

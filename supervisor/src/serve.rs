@@ -1,0 +1,55 @@
+//! From a checked configuration to a running supervisor.
+
+use crate::core::settings::{Rules, SameName, Settings};
+use crate::event_loop;
+use std::path::{Path, PathBuf};
+use tasuki_shared::config::{self, Config};
+use tasuki_shared::exit::Exit;
+use tasuki_shared::limits::LOBBY_SESSIONS_MAX;
+use tasuki_shared::message::{PublishRequest, RefuseReason};
+use tasuki_shared::plan::Plan;
+
+/// Serves until told to stop. `path` is where the configuration came from, if from a file.
+pub fn serve(config: Config, path: Option<PathBuf>) -> anyhow::Result<Exit> {
+    let settings = settings(&config, path.as_deref());
+    let reload = Box::new(move || match &path {
+        None => Ok(()),
+        Some(path) => Config::load(path).map(|_| ()).map_err(|error| error.to_string()),
+    });
+    event_loop::run(settings, StaticRules(config), reload)
+}
+
+/// The rules of the configuration itself: applications, keys, names.
+struct StaticRules(Config);
+
+impl Rules for StaticRules {
+    fn authorize(&self, request: &PublishRequest) -> Result<Plan, RefuseReason> {
+        self.0.authorize(request)
+    }
+}
+
+fn settings(config: &Config, path: Option<&Path>) -> Settings {
+    let Config { rtmp, status: _, workers, log: _, keys: _, apps: _ } = config;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Settings {
+        listen: rtmp.listen.clone(),
+        status_socket: config.status_socket(),
+        status_mode: config.status.mode,
+        config: path.map_or_else(|| "embedded defaults".into(), |path| path.display().to_string()),
+        workers: config.worker_count(cores),
+        standby: u16::try_from(workers.standby).unwrap_or(u16::MAX),
+        streams_per_worker: workers.streams_per_worker,
+        sessions_max: workers.sessions_max as usize,
+        lobby_sessions_max: LOBBY_SESSIONS_MAX,
+        cpu_limit_percent: workers.cpu_limit_percent,
+        same_name: match rtmp.same_name {
+            config::SameName::Refuse => SameName::Refuse,
+            config::SameName::TakeOver => SameName::TakeOver,
+        },
+        backoff_first: workers.restart_backoff_first,
+        backoff_max: workers.restart_backoff_max,
+        restart_intensity: workers.restart_intensity,
+        restart_window: workers.restart_window,
+        shutdown_deadline: workers.shutdown_deadline,
+    }
+}
