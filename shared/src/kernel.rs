@@ -204,6 +204,11 @@ pub fn outbound_written(socket: BorrowedFd<'_>, opened: Opened) -> io::Result<u6
     Err(io::Error::new(io::ErrorKind::TimedOut, "the outbound counters never held still"))
 }
 
+/// Whether our side of the connection was shut down already, by whomever.
+pub fn was_shut_down(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(TcpCounters::read(socket)?.fin_sent())
+}
+
 /// Sleeps until the word is no longer `expected`, a wake, or the timeout. The word may lie in
 /// memory that processes share.
 pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> io::Result<Wait> {

@@ -116,7 +116,8 @@ pub struct SessionStatus {
     pub faults: std::collections::BTreeMap<String, u64>,
     pub rungs: Vec<RungStatus>,
     pub pushes: Vec<PushStatus>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    /// Always written, for this type also travels in heartbeats, whose encoding skips nothing.
+    #[serde(default)]
     pub record: Option<RecordStatus>,
 }
 

@@ -6,7 +6,7 @@
 use crate::bell::{Bell, CONTROL};
 use crate::control::{Control, Told};
 use crate::output::push::Writability;
-use crate::session::adopt;
+use crate::session::adopt::{self, AdoptError};
 use crate::session::stream::Wake;
 use crate::session::{Outbox, Readability, Session};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -214,6 +214,10 @@ impl IoThread {
                 self.entries.insert(serial, entry);
                 self.serials.insert(id, serial);
                 self.with_session(serial, |session, outbox| session.readable(now, outbox));
+            }
+            Err(AdoptError::Over) => {
+                let reason = EndReason::PeerClosed;
+                self.outbox.push((FromWorker::Ended { session: id, reason }, Vec::new()));
             }
             Err(error) => {
                 tracing::error!(session = %id, %error, "a session cannot be adopted");

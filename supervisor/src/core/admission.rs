@@ -78,7 +78,7 @@ impl<R: Rules> Core<R> {
 
     /// Is the processor too busy for another stream?
     pub(super) fn cpu_full(&self) -> bool {
-        self.cpu_percent >= self.settings.cpu_limit_percent
+        self.cpu_percent > self.settings.cpu_limit_percent
     }
 
     /// The serving worker with the fewest sessions among those with a free stream slot and, for a

@@ -133,7 +133,8 @@ impl<R: Rules> Core<R> {
             Event::Died { generation, death } => self.died(now, generation, Some(death)),
             Event::ResourceFailed { session, what } => self.resource_failed(now, session, what),
             Event::Sampled { cpu_percent, workers } => {
-                self.cpu_percent = cpu_percent;
+                // A moment's peak, a build or a cron job, refuses nobody.
+                self.cpu_percent = f32::midpoint(self.cpu_percent, cpu_percent);
                 for (generation, sample) in workers {
                     if let Some(process) = self.process_mut(generation) {
                         process.sample = sample;

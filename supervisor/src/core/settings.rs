@@ -35,7 +35,7 @@ pub struct Settings {
     /// Sessions on this host, lobbies included.
     pub sessions_max: usize,
     pub lobby_sessions_max: usize,
-    /// Of the whole host; at or above it nothing new is admitted.
+    /// Of the whole host; above it nothing new is admitted, so 100 switches this off.
     pub cpu_limit_percent: f32,
     pub same_name: SameName,
     pub backoff_first: Duration,

@@ -32,6 +32,9 @@ pub enum AdoptError {
     NotExpected(#[from] NotExpected),
     #[error("the socket's counters cannot be read: {0}")]
     Kernel(#[from] std::io::Error),
+    /// Its last owner shut the socket down and died before it said so.
+    #[error("it was shut down before")]
+    Over,
     #[error("its stream cannot go on: {0}")]
     Stream(String),
 }
@@ -54,6 +57,10 @@ pub fn adopt(
     };
     let memory = SessionMemory::open(&memory_fd)?;
     owner::take(memory.owner(), lease.expect, taker)?;
+
+    if kernel::was_shut_down(socket.as_fd())? {
+        return Err(AdoptError::Over);
+    }
 
     // From here on the session is ours. What the last owner took out of the kernel is in the ring.
     let received = kernel::inbound_consumed(socket.as_fd())?;

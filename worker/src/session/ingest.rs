@@ -235,10 +235,12 @@ impl Session {
     }
 
     fn parse(&mut self, now: Instant, outbox: &mut Outbox) {
-        while matches!(self.phase, Phase::Lobby | Phase::Live(_)) && self.ingest.waiting() > 0 {
+        while matches!(self.phase, Phase::Lobby | Phase::Live(_)) {
             let stepped = match &self.ingest.wire {
+                Wire::Hello | Wire::C2 { .. } if self.ingest.waiting() == 0 => break,
                 Wire::Hello => self.shake_hands(now),
                 Wire::C2 { left } => Ok(self.skip_c2(*left)),
+                // Also with nothing waiting: the end of a message is a step that takes no bytes.
                 Wire::Chunks(_) => self.parse_chunk(now, outbox),
             };
             match stepped {
