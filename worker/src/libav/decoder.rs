@@ -20,19 +20,10 @@ pub struct DecodedFrame {
     pub health: Health,
 }
 
-/// Does the decoder still take packets?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DecoderState {
-    Open,
-    /// `drain` was called: what is inside comes out, then the decoder is used up.
-    Draining,
-}
-
 /// An H.264 or HEVC decoder.
 pub struct VideoDecoder {
     context: Context,
     packet: Packet,
-    state: DecoderState,
 }
 
 impl VideoDecoder {
@@ -61,7 +52,7 @@ impl VideoDecoder {
             (*context.0).pkt_timebase = ffi::AVRational { num: 1, den: 1000 };
         }
         context.open(decoder)?;
-        Ok(Self { context, packet: Packet::new()?, state: DecoderState::Open })
+        Ok(Self { context, packet: Packet::new()? })
     }
 
     /// Feeds one packet; its frame comes out of `receive`, now or later, with the same number.
@@ -77,16 +68,23 @@ impl VideoDecoder {
 
     /// Says that no packet follows, so that delayed frames come out.
     pub fn drain(&mut self) -> Result<(), LibavError> {
-        self.state = DecoderState::Draining;
         // SAFETY: a null packet begins the drain.
         let code = unsafe { ffi::avcodec_send_packet(self.context.0, std::ptr::null()) };
         answer("avcodec_send_packet", code)?;
         Ok(())
     }
 
+    /// Makes a drained decoder take packets again, from an IDR on.
+    pub fn restart(&mut self) {
+        // SAFETY: the context is valid and open.
+        unsafe { ffi::avcodec_flush_buffers(self.context.0) };
+    }
+
+    /// How many pictures the stream's order may be shuffled by; 0 is none.
     #[must_use]
-    pub fn state(&self) -> DecoderState {
-        self.state
+    pub fn reorder_depth(&self) -> u32 {
+        // SAFETY: the context is valid.
+        u32::try_from(unsafe { (*self.context.0).has_b_frames }).unwrap_or(0)
     }
 
     /// The next frame in presentation order, if one is ready.

@@ -17,7 +17,7 @@ mod resample;
 mod scale;
 
 pub use aac::{AAC_FRAME_SAMPLES, AAC_PRIMING_SAMPLES, AacDecoder, AacEncoder, AacPacket, Samples};
-pub use decoder::{DecodedFrame, DecoderState, Health, VideoDecoder};
+pub use decoder::{DecodedFrame, Health, VideoDecoder};
 pub use encoder::{ForceIdr, VideoEncoder, VideoEncoderSettings};
 pub use frame::{Colour, Frame, FramePool, PixelLayout, Plane, PlaneMut, Ratio};
 pub use log::redirect_log;

@@ -1,0 +1,151 @@
+//! Last stage: one thread for each rung.
+
+use super::outlet::{Outlet, Ticket};
+use super::{Control, PipelineEvent as Event, PipelineOutput as Output};
+use crate::libav::{ForceIdr, Frame, LibavError, VideoEncoder, VideoEncoderSettings};
+use crate::media::packet::EncodedFrame;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use tasuki_shared::id::RungId;
+use tasuki_shared::limits::STAGE_QUEUE_FRAMES_MAX;
+
+/// What the media thread asks of a rung.
+pub enum Job {
+    /// For encoders that are not open yet.
+    VbvInit(f32),
+    Encode {
+        frame: Frame,
+        idr: ForceIdr,
+        result: Destination,
+    },
+}
+
+/// Where the result goes.
+#[derive(Clone, Copy)]
+pub enum Destination {
+    Entry(Ticket),
+    /// Encoded to warm up.
+    Nowhere,
+}
+
+/// A rung's thread as the media thread sees it; dropping it ends the thread.
+pub struct RungThread {
+    pub rung: RungId,
+    jobs: SyncSender<Job>,
+}
+
+/// The thread is gone.
+pub struct RungGone;
+
+impl RungThread {
+    pub fn spawn(
+        rung: RungId,
+        label: &str,
+        settings: VideoEncoderSettings,
+        control: Arc<Control>,
+        outlet: Arc<Outlet>,
+    ) -> std::io::Result<Self> {
+        let (jobs, queue) = sync_channel(STAGE_QUEUE_FRAMES_MAX);
+        // The kernel keeps 15 bytes of a name.
+        let name: String = format!("enc-{label}").chars().filter(char::is_ascii).take(15).collect();
+        outlet.thread_started();
+        let guard = Guard { rung, outlet: Arc::clone(&outlet) };
+        let run = move || {
+            // Dropped last, also by a panic.
+            let guard = guard;
+            let mut encoder = Encoder { rung, settings, open: None, header: Vec::new(), outlet };
+            encoder.run(&queue, &control);
+            drop(encoder);
+            drop(guard);
+        };
+        std::thread::Builder::new().name(name).spawn(run)?;
+        Ok(Self { rung, jobs })
+    }
+
+    /// Queues a job; waits while the queue is full.
+    pub fn send(&self, job: Job) -> Result<(), RungGone> {
+        self.jobs.send(job).map_err(|_| RungGone)
+    }
+}
+
+/// Runs when a rung's thread ends, however it ends.
+struct Guard {
+    rung: RungId,
+    outlet: Arc<Outlet>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.outlet.abandon(self.rung);
+        self.outlet.thread_ended();
+    }
+}
+
+struct Encoder {
+    rung: RungId,
+    settings: VideoEncoderSettings,
+    /// Opened by the first IDR, and again by the next one after a failure.
+    open: Option<VideoEncoder>,
+    /// The header that was given last.
+    header: Vec<u8>,
+    outlet: Arc<Outlet>,
+}
+
+impl Encoder {
+    fn run(&mut self, queue: &Receiver<Job>, control: &Control) {
+        while let Ok(job) = queue.recv() {
+            if control.stopping() {
+                return;
+            }
+            match job {
+                Job::VbvInit(fullness) => self.settings.vbv_init = Some(fullness),
+                Job::Encode { frame, idr, result } => {
+                    let encoded = self.encode(&frame, idr);
+                    drop(frame);
+                    match result {
+                        Destination::Nowhere => {}
+                        Destination::Entry(ticket) => self.deliver(ticket, encoded),
+                    }
+                }
+            }
+        }
+    }
+
+    fn encode(&mut self, frame: &Frame, idr: ForceIdr) -> Result<Option<EncodedFrame>, LibavError> {
+        if self.open.is_none() {
+            match idr {
+                ForceIdr::Yes => self.open = Some(VideoEncoder::open(&self.settings)?),
+                ForceIdr::No => return Ok(None),
+            }
+        }
+        let Some(encoder) = &mut self.open else { return Ok(None) };
+        let encoded = encoder.encode(frame, idr);
+        if encoded.is_err() {
+            self.open = None;
+        }
+        encoded.map(Some)
+    }
+
+    fn deliver(&mut self, ticket: Ticket, encoded: Result<Option<EncodedFrame>, LibavError>) {
+        let mut before = Vec::new();
+        let frame = match encoded {
+            Ok(frame) => frame,
+            Err(error) => {
+                before.push(Output::Event(Event::RungFailed { rung: self.rung, error }));
+                None
+            }
+        };
+        if let (Some(_), Some(encoder)) = (&frame, &self.open)
+            && self.header != encoder.configuration()
+        {
+            self.header = encoder.configuration().to_vec();
+            before.push(Output::Header {
+                rung: self.rung,
+                avcc: self.header.clone(),
+                width: self.settings.width,
+                height: self.settings.height,
+            });
+        }
+        self.outlet.deliver(ticket, self.rung, frame, before);
+    }
+}
