@@ -5,27 +5,26 @@
 //! `Opening` → (first frame, an IDR) → `Open`. A fresh pipeline begins `Open`.
 
 use super::audio::AudioStage;
-use super::cadence::{IdrSchedule, RateCap, measured_rate, rate_of};
+use super::cadence::{RateCap, measured_rate, rate_of};
 use super::decode::{DecodeStage, Decoded, SourceFrame};
-use super::encode::{Destination, Job, RungThread};
+use super::encode::Destination;
+use super::encoding::Encoding;
 use super::filter::Filter;
 use super::outlet::{Closed, Outlet};
 use super::probe::probe;
-use super::scale::Cascade;
 use super::{
     Control, Cut, CutFrame, Disposable, DropPolicy, LadderState, Overload, PacketKind,
     PacketSource, PipelineEvent as Event, PipelineOutput as Output, PipelineSpec, SkipReason,
     SourceEvent, SourcePacket, Start, WarmUp,
 };
 use crate::ladder::{Matching, RungDecision, SourceShape, decide};
-use crate::libav::{ForceIdr, Frame, LibavError, Ratio, VideoEncoderSettings};
 use crate::media::packet::{IsIdr, VideoCodec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tasuki_shared::id::RungId;
 use tasuki_shared::limits::{FRAME_RATE_SAMPLE_FRAMES, PIPELINE_WAIT};
-use tasuki_shared::plan::{AudioPlan, RungKind};
+use tasuki_shared::plan::AudioPlan;
 
 /// Starts the thread.
 pub fn spawn(
@@ -67,16 +66,6 @@ enum Gate {
     Awaiting(CutFrame),
     Opening,
     Open,
-}
-
-/// What runs once the first frame is known.
-struct Encoding {
-    cascade: Cascade,
-    /// Highest first.
-    rungs: Vec<RungThread>,
-    schedule: IdrSchedule,
-    /// A seam or a returning rung asks for an IDR.
-    demand: IsIdr,
 }
 
 struct Media {
@@ -187,7 +176,7 @@ impl Media {
             if let Some(encoding) = &mut self.encoding
                 && overload.rungs_off < before.rungs_off
             {
-                encoding.demand = IsIdr::Idr;
+                encoding.demand_idr();
             }
         }
         match overload.drop {
@@ -203,12 +192,7 @@ impl Media {
     fn go_live(&mut self, cut: Cut) -> Result<(), Closed> {
         self.vbv_init.extend(cut.vbv_init.iter().copied());
         if let Some(encoding) = &self.encoding {
-            for rung in &encoding.rungs {
-                if let Some(fullness) = self.vbv_init.get(&rung.rung) {
-                    // A rung that is gone is noticed with the next frame.
-                    let _ = rung.send(Job::VbvInit(*fullness));
-                }
-            }
+            encoding.vbv_init(&self.vbv_init);
         }
         self.gate = match (&self.gate, cut.after) {
             (Gate::Open | Gate::Opening | Gate::Awaiting(_), _) => return Ok(()),
@@ -342,7 +326,8 @@ impl Media {
             self.push(Output::Ladder(state.clone()))?;
         }
         self.source_size = Some((width, height));
-        match self.start_encoding(&state, rate) {
+        match Encoding::start(&self.spec.rungs, &state, &self.vbv_init, &self.control, &self.outlet)
+        {
             Ok(encoding) => self.encoding = Some(encoding),
             Err(error) => {
                 let source_index = first_index(&self.held);
@@ -357,36 +342,6 @@ impl Media {
             self.frame(frame)?;
         }
         Ok(())
-    }
-
-    fn start_encoding(&self, state: &LadderState, rate: Ratio) -> Result<Encoding, LibavError> {
-        let mut sizes = Vec::new();
-        let mut rungs = Vec::new();
-        for (position, (plan, decision)) in self.spec.rungs.iter().zip(&state.rungs).enumerate() {
-            let (RungKind::Encoded(encoded), RungDecision::Encode { width, height }) =
-                (&plan.kind, decision)
-            else {
-                continue;
-            };
-            let rung = RungId(u8::try_from(position).unwrap_or(u8::MAX));
-            let settings = VideoEncoderSettings {
-                width: *width,
-                height: *height,
-                frame_rate: rate,
-                colour: state.colour,
-                preset: encoded.preset.clone(),
-                crf: encoded.crf,
-                bitrate_bps: encoded.bitrate_bps,
-                vbv_init: self.vbv_init.get(&rung).copied(),
-            };
-            let (control, outlet) = (Arc::clone(&self.control), Arc::clone(&self.outlet));
-            let thread = RungThread::spawn(rung, &plan.label, settings, control, outlet)
-                .map_err(|_| LibavError::NoMemory("thread"))?;
-            sizes.push((rung, *width, *height));
-            rungs.push(thread);
-        }
-        let cascade = Cascade::new(&sizes, state.colour)?;
-        Ok(Encoding { cascade, rungs, schedule: IdrSchedule::new(rate), demand: IsIdr::Other })
     }
 
     /// One frame in presentation order.
@@ -433,7 +388,7 @@ impl Media {
         }
         self.gate = Gate::Open;
         if let Some(encoding) = &mut self.encoding {
-            encoding.demand = IsIdr::Idr;
+            encoding.demand_idr();
         }
         self.push(Output::Event(Event::LiveFrom { source_index: source.index }))?;
         Ok(Passage::Open)
@@ -443,41 +398,22 @@ impl Media {
     fn encode(&mut self, source: SourceFrame, passage: Passage) -> Result<(), Closed> {
         let SourceFrame { index, pts_ms, idr, frame } = source;
         let Some(encoding) = &mut self.encoding else { return Ok(()) };
-        let off = usize::from(self.overload.rungs_off);
-        let wanted: Vec<RungId> = encoding.rungs.iter().skip(off).map(|r| r.rung).collect();
-        let filter = self.filter.as_mut();
-        let scaled = match scale(&mut encoding.cascade, filter, frame, &wanted) {
+        let wanted = encoding.wanted(self.overload.rungs_off);
+        let scaled = match encoding.scale(self.filter.as_mut(), frame, &wanted) {
             Ok(scaled) => scaled,
             Err(error) => {
                 self.push(Output::Event(Event::ScaleError { source_index: index, error }))?;
                 return self.skipped(index, SkipReason::Unscalable);
             }
         };
-        let demand = match (idr, std::mem::replace(&mut encoding.demand, IsIdr::Other)) {
-            (IsIdr::Other, IsIdr::Other) => IsIdr::Other,
-            (IsIdr::Idr, _) | (_, IsIdr::Idr) => IsIdr::Idr,
-        };
-        let keyframe = encoding.schedule.next(pts_ms, demand);
-        let force = match keyframe {
-            IsIdr::Idr => ForceIdr::Yes,
-            IsIdr::Other => ForceIdr::No,
-        };
+        let keyframe = encoding.keyframe(pts_ms, idr);
         let result = match passage {
             Passage::Stopped => Destination::Nowhere,
             Passage::Open => {
                 Destination::Entry(self.outlet.open_frame(index, pts_ms, keyframe, &wanted)?)
             }
         };
-        for (rung, frame) in scaled {
-            let Some(position) = encoding.rungs.iter().position(|r| r.rung == rung) else {
-                continue;
-            };
-            let sent = encoding.rungs[position].send(Job::Encode { frame, idr: force, result });
-            if sent.is_err() {
-                self.outlet.abandon(rung);
-                encoding.rungs.remove(position);
-            }
-        }
+        encoding.dispatch(scaled, keyframe, result, &self.outlet);
         Ok(())
     }
 
@@ -516,20 +452,4 @@ enum Passage {
 
 fn first_index(frames: &[SourceFrame]) -> u64 {
     frames.first().map_or(0, |frame| frame.index)
-}
-
-fn scale(
-    cascade: &mut Cascade,
-    filter: Option<&mut Filter>,
-    mut frame: Frame,
-    wanted: &[RungId],
-) -> Result<Vec<(RungId, Frame)>, LibavError> {
-    if wanted.is_empty() {
-        return Ok(Vec::new());
-    }
-    if let Some(filter) = filter {
-        frame = cascade.convert(frame)?;
-        filter.apply(&mut frame)?;
-    }
-    cascade.run(&frame, wanted)
 }

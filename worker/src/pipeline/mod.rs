@@ -23,6 +23,7 @@ pub mod bucket;
 mod cadence;
 mod decode;
 mod encode;
+mod encoding;
 mod filter;
 mod media;
 mod outlet;

@@ -225,33 +225,46 @@ pub fn run(spec: PipelineSpec, items: &[Item]) -> Vec<PipelineOutput> {
 }
 
 pub fn frames(outputs: &[PipelineOutput]) -> Vec<&EncodedPicture> {
-    let frame = |output| match output {
-        &PipelineOutput::Frame(ref picture) => Some(picture),
-        _ => None,
-    };
-    outputs.iter().filter_map(frame).collect()
+    let mut found = Vec::new();
+    for output in outputs {
+        if let PipelineOutput::Frame(picture) = output {
+            found.push(picture);
+        }
+    }
+    found
 }
 
 pub fn audio(outputs: &[PipelineOutput]) -> Vec<&EncodedAudio> {
-    let audio = |output| match output {
-        &PipelineOutput::Audio(ref audio) => Some(audio),
-        _ => None,
+    let mut found = Vec::new();
+    for output in outputs {
+        if let PipelineOutput::Audio(audio) = output {
+            found.push(audio);
+        }
+    }
+    found
+}
+
+/// The one AudioSpecificConfig.
+pub fn audio_header(outputs: &[PipelineOutput]) -> Vec<u8> {
+    let header = |output: &PipelineOutput| {
+        let PipelineOutput::AudioHeader { asc } = output else { return None };
+        Some(asc.clone())
     };
-    outputs.iter().filter_map(audio).collect()
+    outputs.iter().find_map(header).unwrap()
 }
 
 pub fn skipped(outputs: &[PipelineOutput]) -> Vec<(u64, SkipReason)> {
-    let skipped = |output: &PipelineOutput| match output {
-        PipelineOutput::Skipped { source_index, reason } => Some((*source_index, *reason)),
-        _ => None,
+    let skipped = |output: &PipelineOutput| {
+        let PipelineOutput::Skipped { source_index, reason } = output else { return None };
+        Some((*source_index, *reason))
     };
     outputs.iter().filter_map(skipped).collect()
 }
 
 pub fn headers(outputs: &[PipelineOutput], wanted: RungId) -> Vec<Vec<u8>> {
-    let header = |output: &PipelineOutput| match output {
-        PipelineOutput::Header { rung, avcc, .. } if *rung == wanted => Some(avcc.clone()),
-        _ => None,
+    let header = |output: &PipelineOutput| {
+        let PipelineOutput::Header { rung, avcc, .. } = output else { return None };
+        (*rung == wanted).then(|| avcc.clone())
     };
     outputs.iter().filter_map(header).collect()
 }

@@ -4,9 +4,9 @@ use super::*;
 use tasuki_shared::limits::STAGE_QUEUE_FRAMES_MAX;
 
 fn ladder(outputs: &[PipelineOutput]) -> LadderState {
-    let found = outputs.iter().find_map(|output| match output {
-        PipelineOutput::Ladder(state) => Some(state.clone()),
-        _ => None,
+    let found = outputs.iter().find_map(|output| {
+        let PipelineOutput::Ladder(state) = output else { return None };
+        Some(state.clone())
     });
     found.unwrap()
 }
@@ -126,11 +126,7 @@ fn sound_across_a_seam_equals_an_unbroken_encode() {
     }
     let outputs = rig.finish();
     let rest = audio(&outputs);
-    let asc = whole.iter().find_map(|output| match output {
-        PipelineOutput::AudioHeader { asc } => Some(asc.clone()),
-        _ => None,
-    });
-    let asc = asc.unwrap();
+    let asc = audio_header(&whole);
     let decode = |packets: &mut dyn Iterator<Item = &EncodedAudio>| {
         let mut decoder = crate::libav::AacDecoder::open(&asc).unwrap();
         let mut samples = Vec::new();
