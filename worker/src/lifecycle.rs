@@ -62,8 +62,13 @@ pub fn run(inherited: Inherited) -> Exit {
 }
 
 /// What a stream that says nothing of its colours has (ITU-T H.273 value 2).
-const UNSPECIFIED: Colour =
-    Colour { range: 0, primaries: 2, transfer: 2, matrix: 2, sample_aspect: Ratio { num: 0, den: 1 } };
+const UNSPECIFIED: Colour = Colour {
+    range: 0,
+    primaries: 2,
+    transfer: 2,
+    matrix: 2,
+    sample_aspect: Ratio { num: 0, den: 1 },
+};
 
 /// Pays for the first use of libav and x264, which costs tens of milliseconds in a process.
 fn warm_up() -> Result<(), LibavError> {

@@ -64,7 +64,10 @@ impl Logs {
 pub enum Feed {
     /// Video and audio as they came.
     Source,
-    Merged { video: LogName, audio: Option<LogName> },
+    Merged {
+        video: LogName,
+        audio: Option<LogName>,
+    },
 }
 
 /// The next thing to send.
@@ -217,10 +220,8 @@ impl Cursor {
 
     fn skip_to_keyframe(&mut self, log: &LogWriter) {
         let head = log.heads().index_head;
-        let keyframe = log
-            .heads()
-            .keyframe
-            .filter(|&index| index > self.video && log.entry(index).is_some());
+        let keyframe =
+            log.heads().keyframe.filter(|&index| index > self.video && log.entry(index).is_some());
         let target = keyframe.unwrap_or(head);
         self.skipped += target - self.video;
         self.video = target;
@@ -252,7 +253,8 @@ impl Cursor {
             }
             (Some(frame), None) => Some((video, frame)),
             (None, Some((name, log, sound))) => {
-                let newest = log.entry(log.heads().index_head - 1).map_or(sound.dts_ms, |e| e.dts_ms);
+                let newest =
+                    log.entry(log.heads().index_head - 1).map_or(sound.dts_ms, |e| e.dts_ms);
                 let waited = newest - sound.dts_ms;
                 let go = match self.started {
                     Started::Yes => {

@@ -282,11 +282,7 @@ impl Push {
     }
 
     /// The dialer's answer.
-    pub fn dialed(
-        &mut self,
-        outcome: Result<OwnedFd, String>,
-        now: Instant,
-    ) -> Option<PushNews> {
+    pub fn dialed(&mut self, outcome: Result<OwnedFd, String>, now: Instant) -> Option<PushNews> {
         if !matches!(self.state, State::Dialing { .. }) {
             return None;
         }
@@ -335,9 +331,7 @@ impl Push {
         (live.written, live.batch_bytes) = (0, 0);
         live.batch.clear();
         live.headers.clear();
-        if live.goodbye == Goodbye::NotYet
-            && end == StreamEnd::Over
-            && self.cursor.is_at_end(logs)
+        if live.goodbye == Goodbye::NotYet && end == StreamEnd::Over && self.cursor.is_at_end(logs)
         {
             live.client.put_goodbye(&mut live.commands);
             live.goodbye = Goodbye::Said;
@@ -679,10 +673,7 @@ fn send(gather: &mut Gather<'_>, socket: BorrowedFd<'_>) -> Result<usize, String
     match gather.send(socket) {
         Ok(sent) => Ok(sent),
         Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ) =>
+            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
         {
             Ok(0)
         }

@@ -2,7 +2,9 @@
 //! other. The stream never waits for the disk.
 
 use super::cursor::{Cursor, Feed, LogName, Logs, Next, StreamEnd};
-use super::record::{Offered, RecordConfig, RecordHandle, RecordItem, RecordPacket, RecordState, RecordThread};
+use super::record::{
+    Offered, RecordConfig, RecordHandle, RecordItem, RecordPacket, RecordState, RecordThread,
+};
 use crate::media::packet::IsIdr;
 use crate::media::tag::{self, AudioKind, VideoKind};
 use crate::media::timeline::Track;

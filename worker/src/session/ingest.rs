@@ -421,8 +421,7 @@ impl Session {
     ) -> Result<(), String> {
         let Phase::Live(stream) = &mut self.phase else { return Ok(()) };
         if header.kind == kind::AGGREGATE {
-            let whole =
-                stream.logs.source.bytes(reservation.position, reservation.length).to_vec();
+            let whole = stream.logs.source.bytes(reservation.position, reservation.length).to_vec();
             for part in AggregateReader::new(header, &whole) {
                 let part = part.map_err(|error| error.to_string())?;
                 if matches!(part.header.kind, kind::AUDIO | kind::VIDEO) {

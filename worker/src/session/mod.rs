@@ -51,9 +51,7 @@ use tasuki_shared::limits::{
 };
 use tasuki_shared::memory::commit::{CommitWriter, Section};
 use tasuki_shared::memory::session::{Activity, SessionMemory};
-use tasuki_shared::message::{
-    Admission, EndReason, FromWorker, Notice, RefuseReason, Verdict,
-};
+use tasuki_shared::message::{Admission, EndReason, FromWorker, Notice, RefuseReason, Verdict};
 use tasuki_shared::plan::Plan;
 
 use crate::media::timeline::Timeline;
@@ -410,8 +408,8 @@ impl Session {
             let waiting = self.reply.head - self.reply.written;
             let length = usize::try_from(waiting).expect("at most the ring");
             let bytes = self.memory.reply.private_bytes(self.reply.written, length);
-            let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT
-                | nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
+            let flags =
+                nix::sys::socket::MsgFlags::MSG_DONTWAIT | nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
             match nix::sys::socket::send(self.socket.as_raw_fd(), bytes, flags) {
                 Ok(sent) => self.reply.written += sent as u64,
                 Err(nix::errno::Errno::EAGAIN) => return,

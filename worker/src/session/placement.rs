@@ -9,7 +9,11 @@ use tasuki_shared::memory::log::Reservation;
 /// One unfinished message's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    Scratch { offset: u32, length: u32, fill: u32 },
+    Scratch {
+        offset: u32,
+        length: u32,
+        fill: u32,
+    },
     Log(Reservation),
     /// Media before publish, or after unpublish.
     Nowhere,

@@ -179,8 +179,7 @@ fn describe_stream(stream: &Stream, status: &mut SessionStatus) {
         "aac".clone_into(&mut status.audio_codec);
     }
     status.frames_in = counts.frames_in;
-    status.frames_out =
-        if stream.plan.transcodes() { counts.frames_out } else { counts.frames_in };
+    status.frames_out = if stream.plan.transcodes() { counts.frames_out } else { counts.frames_in };
     status.frames_dropped = counts.dropped_by_overload;
     status.lag_ms = stream.lag_ms();
     for (name, count) in counts.skipped.iter().chain(&counts.events) {

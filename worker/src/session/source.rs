@@ -165,11 +165,8 @@ fn video_frame(body: &[u8], entry: Entry, buffer: &mut Vec<u8>) -> Option<Source
     let parsed = tag::parse_video(body).ok()?;
     let VideoKind::Frame { nals, .. } = parsed.kind else { return None };
     let idr = if entry.kind == EntryKind::VideoIdr { IsIdr::Idr } else { IsIdr::Other };
-    let disposable = if entry.kind == EntryKind::VideoDisposable {
-        Disposable::Yes
-    } else {
-        Disposable::No
-    };
+    let disposable =
+        if entry.kind == EntryKind::VideoDisposable { Disposable::Yes } else { Disposable::No };
     let kind = PacketKind::VideoFrame { pts_ms: entry.pts_ms(), idr, disposable };
     Some(SourcePacket { index: entry.index, kind, payload: put(nals, buffer) })
 }

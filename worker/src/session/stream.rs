@@ -164,8 +164,7 @@ impl Stream {
         first: u64,
         wake: &Wake,
     ) -> Result<(), StreamError> {
-        let packets =
-            LogSource::open(source, first, self.end.clone(), Arc::clone(&self.lapped))?;
+        let packets = LogSource::open(source, first, self.end.clone(), Arc::clone(&self.lapped))?;
         let spec = PipelineSpec {
             rungs: self.plan.rungs.clone(),
             audio: self.plan.audio,
@@ -496,7 +495,11 @@ impl Stream {
     }
 
     fn output_end(&self) -> StreamEnd {
-        if self.end.is_set() && self.pipeline_is_done() { StreamEnd::Over } else { StreamEnd::Going }
+        if self.end.is_set() && self.pipeline_is_done() {
+            StreamEnd::Over
+        } else {
+            StreamEnd::Going
+        }
     }
 
     /// Puts a packet into a log; one that is too large for its log is lost by name.

@@ -56,7 +56,9 @@ impl Tracks {
         match tag.kind {
             VideoKind::SequenceHeader { config } => self.video_header(tag.codec, config, body),
             VideoKind::Frame { cts_ms, nals, .. } => {
-                let Some(track) = &self.video else { return Judged::Dropped("video_before_header") };
+                let Some(track) = &self.video else {
+                    return Judged::Dropped("video_before_header");
+                };
                 if nals.is_empty() {
                     return Judged::Dropped("empty_video_message");
                 }
