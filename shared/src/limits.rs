@@ -205,20 +205,5 @@ pub const WATCH_EVENTS_MAX: usize = 1024;
 pub const STATUS_WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// Messages between a worker's io thread and its control thread, each way.
 pub const CONTROL_MESSAGES_MAX: usize = 4096;
-
-/// What a pipeline has finished and nobody has fetched; beyond it the media thread waits.
-pub const PIPELINE_OUTPUTS_MAX: usize = 64;
-/// Packets inside a decoder; the oldest beyond it is given up.
-pub const DECODER_PACKETS_MAX: usize = 40;
-/// Frames looked at when nothing declares a frame rate.
-pub const FRAME_RATE_SAMPLE_FRAMES: usize = 8;
-/// How long the media thread waits for a packet before it looks for orders.
-pub const PIPELINE_WAIT: Duration = Duration::from_millis(20);
-/// How long a pipeline's threads may take to end; then they are left behind by name.
-pub const PIPELINE_STOP_DEADLINE: Duration = Duration::from_secs(2);
-/// Between two IDRs of a rung.
-pub const IDR_DISTANCE_MAX_MS: i64 = 2000;
-/// A gap in the sound that is filled with silence; after a longer one the position jumps.
-pub const SILENCE_FILLED_MAX_MS: i64 = 10_000;
 /// How long a process that leaves waits for the supervisor to take its last words.
 pub const CONTROL_FLUSH_DEADLINE: Duration = Duration::from_secs(1);

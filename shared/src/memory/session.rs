@@ -99,7 +99,7 @@ impl SessionMemory {
         self.plain.atomic_u32(OWNER_AT)
     }
 
-    #[must_use]
+    /// The active record.
     pub fn load_record(&self) -> Result<Record, MemoryError> {
         Record::load(&self.plain, COMMIT_AT, self.flip_word())
     }

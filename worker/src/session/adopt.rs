@@ -112,9 +112,7 @@ pub fn adopt(
         let mut nothing_yet = Vec::new();
         publish.refuse(reason, &mut nothing_yet);
     }
-    let mut changed = Changed::default();
-    changed.ingest = Dirty::Yes;
-    changed.publish = Dirty::Yes;
+    let changed = Changed { ingest: Dirty::Yes, publish: Dirty::Yes, ..Changed::default() };
     Ok(Session {
         id: lease.session,
         peer: lease.peer,

@@ -98,7 +98,7 @@ impl Order {
     /// What the pipeline is told.
     #[must_use]
     pub fn pipeline(self) -> pipeline::Overload {
-        let drop = match (self.to, self.to > self.from || self.to == self.from) {
+        let drop = match (self.to, self.to >= self.from) {
             (Level::Normal, _) => DropPolicy::Normal,
             (Level::DropDisposable, _) => DropPolicy::DropDisposable,
             // On the way back nothing more is thrown away than must be.
