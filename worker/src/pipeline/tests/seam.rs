@@ -1,7 +1,6 @@
 //! One pipeline goes on where another stopped.
 
 use super::*;
-use tasuki_shared::limits::STAGE_QUEUE_FRAMES_MAX;
 
 fn ladder(outputs: &[PipelineOutput]) -> LadderState {
     let found = outputs.iter().find_map(|output| {
@@ -174,16 +173,4 @@ fn a_committed_frame_that_cannot_be_decoded_does_not_close_the_gate_for_good() {
     let outputs = rig.finish();
     let first = frames(&outputs)[0];
     assert_eq!((first.source_index, first.keyframe), (cut.source_index + 1, IsIdr::Idr));
-}
-
-/// A rung's queue is bounded: what a pipeline holds for a poller that does not come is no more
-/// than the bound of its outputs and the queues.
-#[test]
-fn a_poller_that_does_not_come_bounds_what_is_encoded() {
-    let items = demux(&source("160x90", 5, "-bf 0", ""));
-    let rig = Rig::start(PipelineSpec { rungs: vec![rung("90p", 90, 200_000)], ..spec() });
-    rig.feed(100, &items);
-    let first = rig.until(|output| matches!(output, PipelineOutput::Frame(_)));
-    assert!(frames(&first).len() == 1 && STAGE_QUEUE_FRAMES_MAX < 16);
-    assert_eq!(rig.pipeline.stop(), StopOutcome::Joined);
 }
