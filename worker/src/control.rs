@@ -103,30 +103,41 @@ async fn serve(
     wake: impl Fn(),
 ) {
     let reason = loop {
-        tokio::select! {
+        let sent = tokio::select! {
             outgoing = from_io.recv() => match outgoing {
-                Some((body, fds)) => {
-                    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-                    if let Err(error) = line.send(body, &fds) {
-                        break error.into();
-                    }
-                }
-                None => {
-                    // The io thread has nothing more to say; what it said is to arrive.
-                    let _ = tokio::time::timeout(CONTROL_FLUSH_DEADLINE, line.flushed()).await;
-                    return;
-                }
+                Some(outgoing) => pass_on(&mut line, outgoing),
+                None => return flush(&mut line).await,
             },
             received = take_in(&mut line, &to_io) => match received {
-                Ok(()) => wake(),
+                Ok(()) => {
+                    wake();
+                    Ok(())
+                }
                 Err(Some(error)) => break error,
-                Err(None) => return,
+                // The io thread listens no more, but what it said is to arrive.
+                Err(None) => match from_io.recv().await {
+                    Some(outgoing) => pass_on(&mut line, outgoing),
+                    None => return flush(&mut line).await,
+                },
             },
+        };
+        if let Err(error) = sent {
+            break error.into();
         }
     };
     if to_io.send(Told::Orphaned(reason)).await.is_ok() {
         wake();
     }
+}
+
+fn pass_on(line: &mut Line, (body, fds): Outgoing) -> Result<(), ChannelError> {
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    line.send(body, &fds)
+}
+
+/// A supervisor that takes no last words within the deadline does not get them.
+async fn flush(line: &mut Line) {
+    let _ = tokio::time::timeout(CONTROL_FLUSH_DEADLINE, line.flushed()).await;
 }
 
 /// Room first, then a frame: what is read is never lost. `Err(None)`: nobody listens any more.

@@ -33,6 +33,18 @@ struct World {
     open: BTreeMap<SessionId, Connection>,
     counter: u64,
     left: bool,
+    seen: Seen,
+}
+
+/// How often what matters happened: a run that never gets there proves nothing.
+#[derive(Debug, Default)]
+struct Seen {
+    events: usize,
+    lives: usize,
+    rehomed_live: usize,
+    refused: usize,
+    taken_over: usize,
+    closed_by_deadline: usize,
 }
 
 #[derive(Debug)]
@@ -78,6 +90,7 @@ impl World {
             open: BTreeMap::new(),
             counter: 0,
             left: false,
+            seen: Seen::default(),
         }
     }
 
@@ -93,8 +106,12 @@ impl World {
 
     fn on(&mut self, event: Event) {
         let context = format!("seed {}, {:?}: {event:?}", self.seed, self.now);
+        self.seen.events += 1;
+        let ticks = matches!(event, Event::Tick);
         let effects = self.core.handle(self.now, event);
         for effect in effects {
+            self.seen.closed_by_deadline +=
+                usize::from(ticks && matches!(effect, Effect::Close { .. }));
             self.perform(effect, &context);
         }
         self.check(&context);
@@ -143,6 +160,8 @@ impl World {
         };
         match message {
             ToWorker::Adopt(lease) => {
+                self.seen.rehomed_live += usize::from(lease.live.is_some());
+                self.seen.refused += usize::from(lease.admission != Admission::Admit);
                 let adoption = match lease.live {
                     Some(_) => Adoption::Live,
                     None => Adoption::Offered(lease.admission),
@@ -150,9 +169,11 @@ impl World {
                 body.sessions.insert(lease.session, adoption);
             }
             ToWorker::Verdict { session, verdict: Verdict::Allow(_) } => {
+                self.seen.lives += 1;
                 body.sessions.insert(session, Adoption::Live);
             }
             ToWorker::Connect { ticket, .. } => body.dials.push(ticket),
+            ToWorker::End { reason: EndReason::TakenOver, .. } => self.seen.taken_over += 1,
             ToWorker::Verdict { .. }
             | ToWorker::Hello { .. }
             | ToWorker::Dialed { .. }
@@ -419,6 +440,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// server leaves with nothing left behind.
 #[test]
 fn a_core_keeps_its_promises_whatever_workers_do() {
+    let mut sums = [0; 6];
     for seed in 1..=SEEDS {
         let mut world = World::new(seed);
         world.on(Event::Started);
@@ -426,5 +448,20 @@ fn a_core_keeps_its_promises_whatever_workers_do() {
             world.step();
         }
         world.leave();
+        let Seen { events, lives, rehomed_live, refused, taken_over, closed_by_deadline } =
+            world.seen;
+        for (sum, seen) in sums.iter_mut().zip([
+            events,
+            lives,
+            rehomed_live,
+            refused,
+            taken_over,
+            closed_by_deadline,
+        ]) {
+            *sum += seen;
+        }
     }
+    println!("events, lives, re-homed live, refused, taken over, closed by deadline: {sums:?}");
+    assert!(sums[0] > 100_000, "{sums:?}");
+    assert!(sums.iter().all(|sum| *sum > 50), "something was hardly exercised: {sums:?}");
 }

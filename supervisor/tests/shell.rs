@@ -1,0 +1,325 @@
+//! The supervisor as a process, with worker processes that hold sockets and know no RTMP.
+//!
+//! This binary is all of them: run by the test runner it is the client; with `SERVER` set it runs
+//! the supervisor; started by the supervisor, through a script, it is a worker that adopts what it
+//! is given and echoes bytes until it is told to end.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one variant")]
+
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tasuki::core::settings::{Rules, Settings};
+use tasuki_shared::channel::{Channel, ChannelError};
+use tasuki_shared::exit::Exit;
+use tasuki_shared::inherit::Inherited;
+use tasuki_shared::message::{
+    EndReason, Envelope, FromWorker, Heartbeat, PROTOCOL_VERSION, PublishRequest, RefuseReason,
+    ToWorker,
+};
+use tasuki_shared::plan::Plan;
+
+const SERVER: &str = "TASUKI_TEST_SERVER";
+const WORKER: &str = "TASUKI_TEST_WORKER";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Nobody;
+
+impl Rules for Nobody {
+    fn authorize(&self, _request: &PublishRequest) -> Result<Plan, RefuseReason> {
+        Err(RefuseReason::UnknownApp)
+    }
+}
+
+#[test]
+fn behave_as_the_server() {
+    let Some(socket) = std::env::var_os(SERVER) else { return };
+    let settings = Settings {
+        listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
+        status_socket: PathBuf::from(socket),
+        workers: 1,
+        standby: 1,
+        shutdown_deadline: Duration::from_secs(5),
+        ..Settings::default()
+    };
+    let exit = tasuki::run(settings, Nobody, Box::new(|| Ok(()))).unwrap();
+    assert_eq!(exit, Exit::Done);
+}
+
+#[test]
+fn behave_as_a_worker() {
+    let Some(role) = std::env::var_os(WORKER) else { return };
+    let inherited = Inherited::take(role.to_str()).unwrap();
+    Echo::new(inherited).run();
+}
+
+/// Adopts sockets and echoes what they say.
+struct Echo {
+    channel: Channel<FromWorker, ToWorker>,
+    generation: tasuki_shared::id::Generation,
+    held: Vec<(tasuki_shared::id::SessionId, TcpStream)>,
+    draining: Option<()>,
+}
+
+impl Echo {
+    fn new(inherited: Inherited) -> Self {
+        let channel = Channel::new(inherited.control);
+        Self { channel, generation: inherited.generation, held: vec![], draining: None }
+    }
+
+    fn say(&mut self, body: FromWorker) {
+        let envelope = Envelope { generation: self.generation, body };
+        let _ = self.channel.send(&envelope, &[]).unwrap();
+    }
+
+    fn run(mut self) {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        self.say(FromWorker::Hello { version: PROTOCOL_VERSION, pid });
+        self.say(FromWorker::Ready);
+        while self.draining.is_none() || !self.held.is_empty() {
+            let mut polled = vec![PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
+            for (_, socket) in &self.held {
+                polled.push(PollFd::new(socket.as_fd(), PollFlags::POLLIN));
+            }
+            poll(&mut polled, 200_u16).unwrap();
+            loop {
+                match self.channel.recv() {
+                    Ok(Some((envelope, fds))) => self.told(envelope.body, fds),
+                    Ok(None) => break,
+                    Err(ChannelError::Closed) => return,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            self.echo();
+            let heartbeat = Heartbeat { session: None, lobby: 0 };
+            self.say(FromWorker::Heartbeat(Box::new(heartbeat)));
+        }
+    }
+
+    fn told(&mut self, body: ToWorker, mut fds: Vec<std::os::fd::OwnedFd>) {
+        match body {
+            ToWorker::Adopt(lease) => {
+                assert_eq!(fds.len(), 2, "socket and session memory");
+                self.held.push((lease.session, TcpStream::from(fds.swap_remove(0))));
+                self.say(FromWorker::Adopted { session: lease.session });
+            }
+            ToWorker::End { session, reason } => {
+                self.held.retain(|(id, _)| *id != session);
+                self.say(FromWorker::Ended { session, reason });
+            }
+            ToWorker::Drain => self.draining = Some(()),
+            _ => {}
+        }
+    }
+
+    fn echo(&mut self) {
+        let mut ended = Vec::new();
+        for (session, socket) in &mut self.held {
+            let mut buffer = [0; 4096];
+            match socket.read(&mut buffer) {
+                Ok(0) => ended.push(*session),
+                Ok(read) => socket.write_all(&buffer[..read]).unwrap(),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => ended.push(*session),
+            }
+        }
+        for session in ended {
+            self.held.retain(|(id, _)| *id != session);
+            self.say(FromWorker::Ended { session, reason: EndReason::PeerClosed });
+        }
+    }
+}
+
+/// A running server and its directory.
+struct Server {
+    directory: PathBuf,
+    process: Child,
+}
+
+impl Server {
+    fn start(name: &str) -> Self {
+        let directory =
+            std::env::temp_dir().join(format!("tasuki-shell-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let script = directory.join("worker");
+        let test = std::env::current_exe().unwrap();
+        let text = format!(
+            "#!/bin/sh\n{WORKER}=\"$2\" exec '{}' --exact behave_as_a_worker\n",
+            test.display()
+        );
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+        let process = Self::launch(&directory, Stdio::inherit());
+        Self { directory, process }
+    }
+
+    fn launch(directory: &Path, errors: Stdio) -> Child {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "behave_as_the_server", "--nocapture"])
+            .env(SERVER, directory.join("run/status.sock"))
+            .env("TASUKI_WORKER", directory.join("worker"))
+            .stdout(Stdio::null())
+            .stderr(errors)
+            .spawn()
+            .unwrap()
+    }
+
+    fn connect(&self) -> Option<UnixStream> {
+        UnixStream::connect(self.directory.join("run/status.sock")).ok()
+    }
+
+    fn ask(&self, request: &Value) -> Option<Value> {
+        let mut stream = self.connect()?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        writeln!(stream, "{request}").unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        serde_json::from_str(&line).ok()
+    }
+
+    /// Asks for the status until it is as wanted.
+    fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut last = None;
+        for _ in 0..400 {
+            last = self.ask(&json!({ "request": "status" }));
+            if let Some(status) = last.as_ref().filter(|status| wanted(status)) {
+                return status.clone();
+            }
+            tasuki_shared::clock::pause(Duration::from_millis(50));
+        }
+        panic!("never: {what}; last: {last:#?}");
+    }
+
+    fn ready(&self) -> Value {
+        self.until("one worker serves, one stands by, the dialer is there", |status| {
+            let state = |at: usize| status["workers"][at]["state"].as_str().unwrap_or("");
+            let mut workers = [state(0), state(1)];
+            workers.sort_unstable();
+            workers == ["serving", "standby"] && state(2) == "serving"
+        })
+    }
+
+    fn publisher(&self, listener: usize) -> TcpStream {
+        let status = self.until("the server listens", |status| status["listeners"][1].is_string());
+        let address = status["listeners"][listener].as_str().unwrap();
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.process.id()).unwrap()), signal).unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn echoes(stream: &mut TcpStream, text: &str) {
+    stream.write_all(text.as_bytes()).unwrap();
+    let mut back = vec![0; text.len()];
+    stream.read_exact(&mut back).unwrap();
+    assert_eq!(back, text.as_bytes());
+}
+
+fn pid_of_serving(status: &Value) -> i32 {
+    let workers = status["workers"].as_array().unwrap();
+    let serving = workers.iter().find(|w| w["state"] == "serving" && w["role"] == "worker");
+    i32::try_from(serving.unwrap()["pid"].as_i64().unwrap()).unwrap()
+}
+
+#[test]
+fn a_connection_outlives_its_worker_and_ends_when_an_operator_says_so() {
+    let server = Server::start("outlive");
+    let before = server.ready();
+    let mut streams = [server.publisher(0), server.publisher(1)];
+    for stream in &mut streams {
+        echoes(stream, "before");
+    }
+    kill(Pid::from_raw(pid_of_serving(&before)), Signal::SIGKILL).unwrap();
+    for stream in &mut streams {
+        echoes(stream, "after the worker was killed");
+    }
+    let status = server.ready();
+    assert_ne!(pid_of_serving(&status), pid_of_serving(&before));
+    let deaths: Vec<_> = status["workers"].as_array().unwrap().iter().collect();
+    assert!(deaths.iter().any(|w| w["last_death"] == "killed by somebody else (SIGKILL)"));
+    let session = status["sessions"][0]["id"].as_str().unwrap();
+    let reply = server.ask(&json!({ "request": "end", "session": session })).unwrap();
+    assert_eq!(reply["reply"], "done");
+    server.until("one session is left", |s| s["sessions"].as_array().unwrap().len() == 1);
+    let reply = server.ask(&json!({ "request": "end", "session": "1-1" })).unwrap();
+    assert_eq!(reply, json!({ "reply": "refused", "reason": "no session 1-1" }));
+}
+
+#[test]
+fn a_second_server_on_the_same_socket_is_refused_and_a_dead_ones_socket_is_taken() {
+    let mut server = Server::start("socket");
+    server.ready();
+    let mode = std::fs::metadata(server.directory.join("run/status.sock")).unwrap().permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600);
+    let second = Server::launch(&server.directory, Stdio::piped()).wait_with_output().unwrap();
+    assert!(!second.status.success());
+    let errors = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(errors.contains("Occupied") || errors.contains("another server"), "{errors}");
+    server.process.kill().unwrap();
+    server.process.wait().unwrap();
+    assert!(server.connect().is_none());
+    server.process = Server::launch(&server.directory, Stdio::inherit());
+    server.ready();
+}
+
+#[test]
+fn what_is_no_request_is_refused_and_watchers_hear_of_deaths() {
+    let server = Server::start("watch");
+    let status = server.ready();
+    for bad in ["{}", "nonsense", "{\"request\":\"launch\"}"] {
+        let mut stream = server.connect().unwrap();
+        writeln!(stream, "{bad}").unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert!(line.contains("\"refused\""), "{bad}: {line}");
+    }
+    let mut stream = server.connect().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    writeln!(stream, "{}", json!({ "request": "watch" })).unwrap();
+    // A reply to another request says that the one before it was taken.
+    server.ask(&json!({ "request": "status" })).unwrap();
+    kill(Pid::from_raw(pid_of_serving(&status)), Signal::SIGKILL).unwrap();
+    let lines = BufReader::new(stream).lines();
+    let died = lines.map(|line| line.unwrap()).find(|line| line.contains("worker_died")).unwrap();
+    let event: Value = serde_json::from_str(&died).unwrap();
+    assert_eq!(event["detail"], "killed by somebody else (SIGKILL)");
+}
+
+#[test]
+fn a_terminated_server_lets_a_connection_finish_and_leaves_with_everybody() {
+    let mut server = Server::start("drain");
+    let status = server.ready();
+    let mut stream = server.publisher(0);
+    echoes(&mut stream, "before");
+    server.signal(Signal::SIGTERM);
+    server.until("it drains", |status| status["state"] == "draining");
+    echoes(&mut stream, "while draining");
+    drop(stream);
+    assert!(server.process.wait().unwrap().success());
+    for worker in status["workers"].as_array().unwrap() {
+        let pid = Pid::from_raw(i32::try_from(worker["pid"].as_i64().unwrap()).unwrap());
+        assert_eq!(kill(pid, None), Err(nix::errno::Errno::ESRCH), "{worker}");
+    }
+    assert!(!server.directory.join("run/status.sock").exists());
+}
