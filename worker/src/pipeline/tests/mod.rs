@@ -230,6 +230,37 @@ fn other_pixel_formats_and_odd_sides_are_converted() {
     }
 }
 
+/// HEVC is decoded like H.264: its size is read from the record, and every picture comes out.
+#[test]
+fn hevc_is_transcoded() {
+    let encode = "-f lavfi -i testsrc2=size=320x180:rate=30:duration=1 -c:v libx265 -x265-params \
+                  log-level=none:bframes=0:keyint=15:pools=none:frame-threads=1 -pix_fmt yuv420p";
+    let fragmented = "-tag:v hvc1 -movflags frag_keyframe+empty_moov -f mp4 -";
+    let mp4 = ffmpeg(&format!("{encode} {fragmented}"), &[]);
+    let at = mp4.windows(4).position(|name| name == b"hvcC").unwrap();
+    let length = u32::from_be_bytes(mp4[at - 4..at].try_into().unwrap());
+    let record = mp4[at + 4..at - 4 + usize::try_from(length).unwrap()].to_vec();
+    let shape = probe::probe(VideoCodec::Hevc, &record).unwrap();
+    assert_eq!((shape.width, shape.height), (320, 180));
+    let kind = PacketKind::VideoHeader { codec: VideoCodec::Hevc };
+    let mut items = vec![Item { kind, payload: record }];
+    // One slice a picture: each unit below 32 is a picture.
+    for unit in crate::libav::annexb::nal_units(&ffmpeg(&format!("{encode} -f hevc -"), &[])) {
+        let nal_type = unit[0] >> 1 & 0x3f;
+        if nal_type < 32 {
+            let pts_ms = i64::try_from(items.len()).unwrap() * 100 / 3;
+            let idr = if matches!(nal_type, 19 | 20) { IsIdr::Idr } else { IsIdr::Other };
+            let mut payload = u32::try_from(unit.len()).unwrap().to_be_bytes().to_vec();
+            payload.extend_from_slice(unit);
+            let kind = PacketKind::VideoFrame { pts_ms, idr, disposable: Disposable::No };
+            items.push(Item { kind, payload });
+        }
+    }
+    let outputs = run(spec(), &items);
+    assert_accounted(&outputs, &items);
+    assert_eq!(frames(&outputs).len(), 30);
+}
+
 /// A picture over the plan's size is refused before a decoder opens, by name, and its packets
 /// are skipped by name.
 #[test]
