@@ -175,11 +175,11 @@ pub const ORPHAN_DEADLINE: Duration = Duration::from_secs(10);
 /// Deaths of its workers a session may be suspected of before it is dropped.
 pub const BLAMED_DEATHS_MAX: u32 = 3;
 /// From `End` to a shutdown of the socket by the supervisor.
-pub const END_GRACE: Duration = Duration::from_secs(3);
+pub const END_GRACE: Duration = Duration::from_secs(8);
 /// How long a take-over waits for the old session to end.
-pub const NAME_DEADLINE: Duration = Duration::from_secs(2);
+pub const NAME_DEADLINE: Duration = Duration::from_secs(8);
 /// From the end of the drain to the kill of what is left.
-pub const CLOSING_GRACE: Duration = Duration::from_secs(4);
+pub const CLOSING_GRACE: Duration = Duration::from_secs(10);
 /// Dials on their way, for all sessions.
 pub const DIALS_MAX: usize = 1024;
 /// From `Connect` to an answer of the dialer, its own deadline included.
@@ -207,3 +207,19 @@ pub const STATUS_WRITE_DEADLINE: Duration = Duration::from_secs(5);
 pub const CONTROL_MESSAGES_MAX: usize = 4096;
 /// How long a process that leaves waits for the supervisor to take its last words.
 pub const CONTROL_FLUSH_DEADLINE: Duration = Duration::from_secs(1);
+
+// Ends. What one side grants must be longer than what the other needs.
+/// How long a session that ends may let its outputs take what is left.
+pub const DRAINING_DEADLINE: Duration = Duration::from_secs(4);
+/// From a push's goodbye to the origin's FIN.
+pub const PUSH_CLOSING_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a worker that leaves waits for recordings to reach the disk.
+pub const RECORD_FINISH_DEADLINE: Duration = Duration::from_secs(2);
+const _: () = assert!(
+    DRAINING_DEADLINE.as_secs() + PUSH_CLOSING_DEADLINE.as_secs() < END_GRACE.as_secs(),
+    "the supervisor is more patient than a worker that ends a session"
+);
+const _: () = assert!(
+    END_GRACE.as_secs() < CLOSING_GRACE.as_secs(),
+    "sessions end before their worker is killed"
+);

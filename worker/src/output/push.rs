@@ -25,8 +25,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use tasuki_shared::id::PushId;
 use tasuki_shared::limits::{
-    CHUNK_SIZE_OUT, DIAL_DEADLINE, PUSH_BACKOFF_FIRST, PUSH_BACKOFF_MAX, PUSH_COMMAND_RING_BYTES,
-    PUSH_HANDSHAKE_DEADLINE, PUSH_INBOUND_RING_BYTES,
+    CHUNK_SIZE_OUT, DIAL_DEADLINE, PUSH_BACKOFF_FIRST, PUSH_BACKOFF_MAX, PUSH_CLOSING_DEADLINE,
+    PUSH_COMMAND_RING_BYTES, PUSH_HANDSHAKE_DEADLINE, PUSH_INBOUND_RING_BYTES,
 };
 use tasuki_shared::memory::log::EntryKind;
 use tasuki_shared::memory::map::Gather;
@@ -38,8 +38,6 @@ use tasuki_shared::plan::PushPlan;
 const BATCH_ITEMS_MAX: usize = 4;
 /// A connection that was live for this long begins its back-off anew.
 const LIVE_RESETS_BACKOFF: Duration = Duration::from_secs(10);
-/// How long the origin gets to take the rest after the stream's end.
-const CLOSING_DEADLINE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
@@ -554,7 +552,8 @@ impl Push {
         if let State::Live(live) = before {
             // Only our direction: what the origin has not read yet must still reach it.
             shut_down(live.socket.as_fd(), nix::sys::socket::Shutdown::Write);
-            self.state = State::Closing { socket: live.socket, deadline: now + CLOSING_DEADLINE };
+            self.state =
+                State::Closing { socket: live.socket, deadline: now + PUSH_CLOSING_DEADLINE };
         }
         None
     }

@@ -47,7 +47,7 @@ use std::time::{Duration, Instant};
 use stream::Stream;
 use tasuki_shared::id::{PushId, SessionId};
 use tasuki_shared::limits::{
-    AUTHORIZE_DEADLINE, LOBBY_DEADLINE, REPLY_RING_BYTES, SILENCE_DEADLINE,
+    AUTHORIZE_DEADLINE, DRAINING_DEADLINE, LOBBY_DEADLINE, REPLY_RING_BYTES, SILENCE_DEADLINE,
 };
 use tasuki_shared::memory::commit::{CommitWriter, Section};
 use tasuki_shared::memory::session::{Activity, SessionMemory};
@@ -60,8 +60,6 @@ use crate::output::push::Writability;
 
 /// How long a session that is to leave may take to get its last replies out.
 const LEAVING_DEADLINE: Duration = Duration::from_secs(2);
-/// How long outputs may take to write what is left after the publisher's end.
-const DRAINING_DEADLINE: Duration = Duration::from_secs(5);
 /// Rounds of writing in one wake-up; then the others have their turn.
 const WRITE_ROUNDS_MAX: usize = 64;
 
