@@ -10,6 +10,7 @@ pub mod flv;
 pub mod frames;
 pub mod named;
 pub mod origin;
+pub mod passage;
 pub mod picture;
 pub mod place;
 pub mod proc;

@@ -214,6 +214,10 @@ impl Media {
         let payload = buffer.get(packet.payload.clone()).unwrap_or(&[]);
         let mut decoded = Vec::new();
         match packet.kind {
+            PacketKind::Declared(declared) => {
+                self.spec.declared = declared;
+                return Ok(());
+            }
             PacketKind::VideoHeader { codec } => {
                 if !self.nothing_to_encode(codec, payload)? {
                     self.codec = codec;

@@ -53,7 +53,7 @@ pub trait PacketSource: Send {
     fn next(&mut self, buffer: &mut Vec<u8>, wait: Duration) -> SourceEvent;
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum SourceEvent {
     Packet(SourcePacket),
     /// Nothing came in time.
@@ -62,7 +62,7 @@ pub enum SourceEvent {
     Closed,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SourcePacket {
     /// Position in the source log.
     pub index: u64,
@@ -71,8 +71,10 @@ pub struct SourcePacket {
     pub payload: Range<usize>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PacketKind {
+    /// The publisher's metadata; without payload.
+    Declared(Declared),
     /// A decoder configuration record.
     VideoHeader { codec: VideoCodec },
     /// Length-prefixed NAL units of one picture.
@@ -98,7 +100,7 @@ pub struct PipelineSpec {
     pub audio: AudioPlan,
     pub blur: Vec<BlurRect>,
     pub limits: StreamLimits,
-    /// What the publisher's metadata says.
+    /// What the publisher's metadata says, until [`PacketKind::Declared`] says otherwise.
     pub declared: Declared,
     pub start: Start,
 }

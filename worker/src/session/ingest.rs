@@ -400,9 +400,9 @@ impl Session {
                 let ask = FromWorker::Authorize { session: self.id, request };
                 outbox.push((ask, Vec::new()));
             }
-            Some(SessionEvent::Metadata(metadata)) => {
+            Some(SessionEvent::Metadata(_)) => {
                 if let Phase::Live(stream) = &mut self.phase {
-                    stream.take_metadata(metadata, payload, &self.timeline);
+                    stream.take_metadata(payload, &self.timeline);
                     self.changed.ingest = Dirty::Yes;
                 }
             }

@@ -2,7 +2,9 @@
 
 use crate::media::packet::{IsIdr, VideoCodec};
 use crate::media::tag::{self, AudioKind, VideoKind};
-use crate::pipeline::{Disposable, PacketKind, PacketSource, SourceEvent, SourcePacket};
+use crate::pipeline::{Declared, Disposable, PacketKind, PacketSource, SourceEvent, SourcePacket};
+use crate::rtmp::chunk::kind;
+use crate::rtmp::command::{self, Metadata};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -86,7 +88,15 @@ impl LogSource {
 
     /// Turns the entry whose tag is in `self.tag` into what the pipeline takes.
     fn packet(&mut self, entry: Entry, buffer: &mut Vec<u8>) -> Option<SourcePacket> {
-        // A reader that began late, or skipped, gets the headers in force first.
+        // A reader that began late, or skipped, gets the headers in force first; and the claims
+        // before the header that is judged by them.
+        if entry.kind.is_video_frame() && entry.headers.metadata != self.given.metadata {
+            self.given.metadata = entry.headers.metadata;
+            if let Some(body) = self.log.header(entry.headers.metadata) {
+                self.hold(entry);
+                return declared(&body, entry.index);
+            }
+        }
         if entry.kind.is_video_frame() && entry.headers.video != self.given.video {
             self.given.video = entry.headers.video;
             if let Some(header) = self.log.header(entry.headers.video) {
@@ -152,6 +162,25 @@ impl PacketSource for LogSource {
 fn put(bytes: &[u8], buffer: &mut Vec<u8>) -> Range<usize> {
     buffer.extend_from_slice(bytes);
     0..bytes.len()
+}
+
+fn declared(body: &[u8], index: u64) -> Option<SourcePacket> {
+    let metadata = command::parse_data(kind::DATA_AMF0, body).ok()??;
+    let kind = PacketKind::Declared(declared_by(&metadata));
+    Some(SourcePacket { index, kind, payload: 0..0 })
+}
+
+/// What of `onMetaData` is believed where the stream itself says nothing.
+fn declared_by(metadata: &Metadata) -> Declared {
+    Declared {
+        fps: metadata.frame_rate.filter(|fps| fps.is_finite() && *fps > 0.0),
+        video_bitrate_bps: metadata.video_kbps.and_then(bits_of_kbps),
+    }
+}
+
+fn bits_of_kbps(kbps: f64) -> Option<u64> {
+    let bps = kbps * 1_000.0;
+    (bps.is_finite() && (1.0..1e12).contains(&bps)).then(|| format!("{bps:.0}").parse().ok())?
 }
 
 fn video_header(body: &[u8], index: u64, buffer: &mut Vec<u8>) -> Option<SourcePacket> {

@@ -20,7 +20,6 @@ use crate::pipeline::{
 };
 use crate::rtmp::amf;
 use crate::rtmp::chunk::{MessageHeader, kind};
-use crate::rtmp::command::Metadata;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,7 +70,6 @@ pub struct Stream {
     transcode: Transcode,
     end: End,
     lapped: Arc<AtomicU64>,
-    declared: Declared,
     last_frame: Option<CutFrame>,
     audio_next_pts_samples: i64,
     audio_config: Vec<u8>,
@@ -147,7 +145,6 @@ impl Stream {
             transcode: Transcode::None,
             end,
             lapped,
-            declared: Declared::default(),
             last_frame: None,
             audio_next_pts_samples: 0,
             audio_config: Vec::new(),
@@ -170,7 +167,8 @@ impl Stream {
             audio: self.plan.audio,
             blur: self.plan.blur.clone(),
             limits: self.plan.limits,
-            declared: self.declared,
+            // The source log brings it.
+            declared: Declared::default(),
             start: Start::Fresh,
         };
         let pipeline = Pipeline::start(spec, Box::new(packets), Arc::clone(wake))?;
@@ -215,12 +213,8 @@ impl Stream {
         fault.map(str::to_owned).or_else(|| correction.map(|kind| kind.name().to_owned()))
     }
 
-    /// `onMetaData`: kept for the outputs and believed where the stream itself says nothing.
-    pub fn take_metadata(&mut self, metadata: Metadata, payload: &[u8], timeline: &Timeline) {
-        self.declared = Declared {
-            fps: metadata.frame_rate.filter(|fps| fps.is_finite() && *fps > 0.0),
-            video_bitrate_bps: metadata.video_kbps.and_then(bits_of_kbps),
-        };
+    /// `onMetaData`: kept for the outputs and for the pipeline.
+    pub fn take_metadata(&mut self, payload: &[u8], timeline: &Timeline) {
         let dts_ms = timeline.head_ms().unwrap_or(0);
         let body = amf::without_amf3_prefix(payload);
         self.put(LogName::Source, &[body], EntryKind::Metadata, dts_ms, 0);
@@ -588,9 +582,4 @@ fn metadata_of(width: u32, height: u32, fps: f64, audio: AudioPlan) -> Vec<u8> {
             w.name("encoder").string("Tasuki")
         })
         .finish()
-}
-
-fn bits_of_kbps(kbps: f64) -> Option<u64> {
-    let bps = kbps * 1_000.0;
-    (bps.is_finite() && (1.0..1e12).contains(&bps)).then(|| format!("{bps:.0}").parse().ok())?
 }

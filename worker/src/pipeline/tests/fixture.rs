@@ -117,7 +117,9 @@ pub fn later(items: Vec<Item>, by_ms: i64) -> Vec<Item> {
                 PacketKind::VideoFrame { pts_ms: pts_ms + by_ms, idr, disposable }
             }
             PacketKind::AudioFrame { dts_ms } => PacketKind::AudioFrame { dts_ms: dts_ms + by_ms },
-            PacketKind::VideoHeader { .. } | PacketKind::AudioHeader => item.kind,
+            PacketKind::Declared(_) | PacketKind::VideoHeader { .. } | PacketKind::AudioHeader => {
+                item.kind
+            }
         };
         Item { kind, ..item }
     };
