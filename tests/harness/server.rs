@@ -57,6 +57,8 @@ pub struct Setup {
     /// Port of the origin on loopback that gets `live/{name}_{rung}`.
     pub origin_port: Option<u16>,
     pub record_directory: Option<PathBuf>,
+    /// Further lines of `[rtmp]`.
+    pub rtmp_lines: String,
     /// Further lines of `[apps.live]`.
     pub app_lines: String,
     /// Further lines of `[workers]`.
@@ -69,11 +71,12 @@ impl Setup {
     /// The configuration file.
     #[must_use]
     pub fn to_toml(&self, socket: &Path) -> String {
-        let mut text = String::from("[rtmp]\nlisten = [\"127.0.0.1:0\"]\n\n[status]\n");
+        let mut text = String::from("[rtmp]\nlisten = [\"127.0.0.1:0\"]\n");
         let mut line = |arguments: std::fmt::Arguments<'_>| {
             // Writing to a String cannot fail.
             let _ = text.write_fmt(arguments);
         };
+        line(format_args!("{}\n[status]\n", self.rtmp_lines));
         line(format_args!("socket = {}\n\n[workers]\n", quoted(socket)));
         if let Some(count) = self.workers {
             line(format_args!("count = {count}\n"));
@@ -81,7 +84,8 @@ impl Setup {
         if let Some(streams) = self.streams_per_worker {
             line(format_args!("streams_per_worker = {streams}\n"));
         }
-        line(format_args!("{}\n[apps.live]\n", self.worker_lines));
+        // A test machine is busy with other tests: that is no reason to refuse a publisher.
+        line(format_args!("cpu_limit = \"100%\"\n{}\n[apps.live]\n", self.worker_lines));
         if let Some(audio) = self.audio {
             line(format_args!("audio = \"{audio}\"\n"));
         }
