@@ -52,8 +52,11 @@ pub const FLASH_VERSION_BYTES_MAX: usize = 64;
 pub const LOBBY_DEADLINE: Duration = Duration::from_secs(15);
 /// Sessions in one worker's lobby.
 pub const LOBBY_SESSIONS_MAX: usize = 256;
-/// A publisher that sends nothing for this long is ended.
+/// A publisher that sends nothing for this long is ended, unless the configuration says otherwise.
 pub const SILENCE_DEADLINE: Duration = Duration::from_secs(30);
+/// A publisher may send more than its bitrate for a while, as after a dead spot of its network,
+/// but not on average over this long.
+pub const BITRATE_WINDOW: Duration = Duration::from_secs(10);
 /// How long a verdict on a publish may take.
 pub const AUTHORIZE_DEADLINE: Duration = Duration::from_secs(5);
 

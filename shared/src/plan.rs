@@ -12,6 +12,8 @@ pub struct Plan {
     pub app: String,
     pub name: PublicName,
     pub limits: StreamLimits,
+    /// A publisher that sends nothing for this long is ended.
+    pub silence_ms_max: u64,
     pub source_log: LogSize,
     /// The ladder, highest first; `RungId` is the position here.
     pub rungs: Vec<RungPlan>,
@@ -29,6 +31,7 @@ pub struct StreamLimits {
     pub width_max: u32,
     pub height_max: u32,
     pub fps_max: u32,
+    /// Over `limits::BITRATE_WINDOW`.
     pub bitrate_bps_max: u64,
 }
 

@@ -90,8 +90,10 @@ pub fn decode(path: &Path) -> Result<Decoded> {
         "scale={}:{}:flags=area,format=gray,showinfo=checksum=0",
         layout.width, layout.height
     );
-    let arguments =
-        ["-map", "0:v:0", "-vf", filter.as_str(), "-fps_mode", "passthrough", "-f", "rawvideo"];
+    let mut arguments = vec!["-map", "0:v:0", "-vf", filter.as_str(), "-fps_mode", "passthrough"];
+    // In the file's own units: in those of its frame rate two pictures may fall on one tick, and
+    // ffmpeg would log that as an error.
+    arguments.extend(["-enc_time_base", "-1", "-f", "rawvideo"]);
     let mut numbers = Vec::new();
     let shown = run_ffmpeg(path, &arguments, |stdout| {
         let mut frame = vec![0; layout.width * layout.height];

@@ -15,6 +15,8 @@ pub mod picture;
 pub mod place;
 pub mod proc;
 pub mod publisher;
+pub mod raw_publisher;
+pub mod scene;
 pub mod server;
 pub mod skew;
 pub mod wait;

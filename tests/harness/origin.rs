@@ -67,7 +67,7 @@ impl Origin {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            match Self::try_start(&directory, settings) {
+            match Self::try_start(&directory, free_port()?, settings) {
                 Ok(origin) => return Ok(origin),
                 Err(error) if attempt == START_ATTEMPTS => return Err(error),
                 Err(_) => {}
@@ -75,8 +75,16 @@ impl Origin {
         }
     }
 
-    fn try_start(directory: &Path, settings: &Settings) -> Result<Self> {
-        let (rtmp_port, http_port) = (free_port()?, free_port()?);
+    /// Starts an origin that records in `run/label`, on a port that was chosen before.
+    pub fn start_at(run: &Path, label: &str, rtmp_port: u16) -> Result<Self> {
+        child::require("nginx")?;
+        let directory = run.join(label);
+        fs::create_dir_all(directory.join("recordings"))?;
+        Self::try_start(&directory, rtmp_port, &Settings::default())
+    }
+
+    fn try_start(directory: &Path, rtmp_port: u16, settings: &Settings) -> Result<Self> {
+        let http_port = free_port()?;
         let config = directory.join("nginx.conf");
         let text = configuration(directory, &rtmp_module()?, (rtmp_port, http_port), settings);
         fs::write(&config, text)?;

@@ -57,6 +57,8 @@ pub struct Setup {
     /// Port of the origin on loopback that gets `live/{name}_{rung}`.
     pub origin_port: Option<u16>,
     pub record_directory: Option<PathBuf>,
+    /// Further lines of `[rtmp]`.
+    pub rtmp_lines: String,
     /// Further lines of `[apps.live]`.
     pub app_lines: String,
     /// Further lines of `[workers]`.
@@ -69,11 +71,12 @@ impl Setup {
     /// The configuration file.
     #[must_use]
     pub fn to_toml(&self, socket: &Path) -> String {
-        let mut text = String::from("[rtmp]\nlisten = [\"127.0.0.1:0\"]\n\n[status]\n");
+        let mut text = String::from("[rtmp]\nlisten = [\"127.0.0.1:0\"]\n");
         let mut line = |arguments: std::fmt::Arguments<'_>| {
             // Writing to a String cannot fail.
             let _ = text.write_fmt(arguments);
         };
+        line(format_args!("{}\n[status]\n", self.rtmp_lines));
         line(format_args!("socket = {}\n\n[workers]\n", quoted(socket)));
         if let Some(count) = self.workers {
             line(format_args!("count = {count}\n"));

@@ -26,6 +26,8 @@ impl Config {
             app: app.to_owned(),
             name,
             limits: settings.limits,
+            silence_ms_max: u64::try_from(self.rtmp.silence_timeout.as_millis())
+                .unwrap_or(u64::MAX),
             source_log: settings.source_log,
             rungs: settings.rungs.clone(),
             audio: settings.audio,

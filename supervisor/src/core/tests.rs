@@ -39,6 +39,7 @@ impl Rules for KeyIsName {
             app: request.app.clone(),
             name,
             limits: StreamLimits { width_max: 1, height_max: 1, fps_max: 1, bitrate_bps_max: 1 },
+            silence_ms_max: 30_000,
             source_log: LogSize { payload_bytes: 4096, index_entries: 64 },
             rungs: vec![RungPlan { label: "source".into(), kind: RungKind::Source }],
             audio: AudioPlan::Copy,

@@ -6,7 +6,7 @@
 use super::ingest::Ingest;
 use super::record::{Put, Take};
 use super::stream::{Stream, Wake};
-use super::{Changed, Dirty, Outbox, Phase, Reply, Session, refusal, report};
+use super::{Changed, Dirty, Outbox, Phase, Reply, Session, bitrate, refusal, report};
 use crate::media::timeline::{Timeline, TimelineState};
 use crate::rtmp::session::{PublishSession, SessionState};
 use std::collections::BTreeMap;
@@ -129,6 +129,7 @@ pub fn adopt(
         closed: Vec::new(),
         began: now,
         last_received: now,
+        arrived: bitrate::Arrived::new(now),
         faults: BTreeMap::new(),
         report: report::Meter::new(now),
         wake: std::sync::Arc::clone(wake),

@@ -170,8 +170,7 @@ impl Session {
             self.parse(now, outbox);
             let (more, closed) = self.take_from_kernel(now);
             match closed {
-                Closed::No if more => {}
-                Closed::No => break,
+                Closed::No => {}
                 Closed::Fin => {
                     self.parse(now, outbox);
                     self.leave(EndReason::PeerClosed, now);
@@ -188,6 +187,9 @@ impl Session {
             if !out.is_empty() {
                 self.changed.publish = Dirty::Yes;
                 self.say(&out, now);
+            }
+            if !more {
+                break;
             }
         }
         self.parse(now, outbox);
@@ -219,7 +221,7 @@ impl Session {
             Ok(0) => (false, Closed::Fin),
             Ok(got) => {
                 self.ingest.received += got as u64;
-                self.last_received = now;
+                self.arrived(got, now);
                 (got == room || got >= 16 * 1024, Closed::No)
             }
             Err(error)

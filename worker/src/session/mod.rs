@@ -22,11 +22,13 @@
 //! | [`stream`] | what a live session has: logs, pipeline, outputs |
 //! | [`tracks`] | what each media message is |
 //! | [`source`] | the source log as the pipeline reads it |
+//! | [`bitrate`] | how much arrived lately |
 //! | [`overload`] | what is given up when the pipeline falls behind |
 //! | [`record`] | how sections of the commit record are encoded |
 //! | [`report`] | what the operator sees |
 
 pub mod adopt;
+pub mod bitrate;
 pub mod ingest;
 pub mod overload;
 pub mod placement;
@@ -47,7 +49,7 @@ use std::time::{Duration, Instant};
 use stream::Stream;
 use tasuki_shared::id::{PushId, SessionId};
 use tasuki_shared::limits::{
-    AUTHORIZE_DEADLINE, DRAINING_DEADLINE, LOBBY_DEADLINE, REPLY_RING_BYTES, SILENCE_DEADLINE,
+    AUTHORIZE_DEADLINE, DRAINING_DEADLINE, LOBBY_DEADLINE, REPLY_RING_BYTES,
 };
 use tasuki_shared::memory::commit::{CommitWriter, Section};
 use tasuki_shared::memory::session::{Activity, SessionMemory};
@@ -125,6 +127,7 @@ pub struct Session {
     closed: Vec<OwnedFd>,
     began: Instant,
     last_received: Instant,
+    arrived: bitrate::Arrived,
     faults: BTreeMap<String, u64>,
     report: report::Meter,
     /// Wakes the io thread when a pipeline of this session has something.
@@ -223,7 +226,7 @@ impl Session {
 
     /// Deadlines.
     pub fn tick(&mut self, now: Instant, outbox: &mut Outbox) {
-        let silent = now.duration_since(self.last_received) > SILENCE_DEADLINE;
+        let silent_ms = now.duration_since(self.last_received).as_millis();
         match &self.phase {
             Phase::Lobby if now.duration_since(self.began) > LOBBY_DEADLINE => {
                 self.leave(EndReason::LobbyTimeout, now);
@@ -231,7 +234,9 @@ impl Session {
             Phase::Authorizing { since } if now.duration_since(*since) > AUTHORIZE_DEADLINE * 2 => {
                 self.refuse(RefuseReason::NoVerdict, now);
             }
-            Phase::Live(_) if silent => self.leave(EndReason::Silent, now),
+            Phase::Live(stream) if silent_ms > u128::from(stream.plan.silence_ms_max) => {
+                self.leave(EndReason::Silent, now);
+            }
             Phase::Lobby
             | Phase::Authorizing { .. }
             | Phase::Live(_)
@@ -294,6 +299,19 @@ impl Session {
             }
             Phase::Draining { .. } | Phase::Leaving { .. } | Phase::Ended(_) => phase,
         };
+    }
+
+    /// Counts what arrived; a live publisher that sends more than its plan allows is ended.
+    fn arrived(&mut self, bytes: usize, now: Instant) {
+        self.last_received = now;
+        self.arrived.add(bytes as u64, now);
+        if let Phase::Live(stream) = &self.phase
+            && let max_bps = stream.plan.limits.bitrate_bps_max
+            && self.arrived.bits_per_second(now) > max_bps
+        {
+            let what = format!("the source sends more than {max_bps} bits per second");
+            self.leave(EndReason::Limit(what), now);
+        }
     }
 
     fn refuse(&mut self, reason: RefuseReason, now: Instant) {
