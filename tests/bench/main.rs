@@ -1,15 +1,47 @@
 //! `./dev bench NAME`: figures, each beside those of a peer in the same run.
+//!
+//! No bench asserts a time; one whose run was not what it should be (frames missing, publishers
+//! refused or held up) fails.
 
+mod connect;
 mod fixture;
+mod fleet;
+mod handoff;
+mod ladder;
+mod measure;
+mod relay;
+mod rtmp;
 
 use std::process::ExitCode;
 use tasuki_tests::named::{self, Named};
 
-const BENCHES: &[Named] = &[Named {
-    name: "fixture",
-    about: "how fast a file is decoded and its numbers are read",
-    run: fixture::run,
-}];
+const BENCHES: &[Named] = &[
+    Named {
+        name: "ladder",
+        about: "CPU, memory and quality of a ladder, against the ffmpeg command",
+        run: ladder::run,
+    },
+    Named {
+        name: "relay",
+        about: "CPU of pass-through streams, against nginx-rtmp's push",
+        run: relay::run,
+    },
+    Named {
+        name: "handoff",
+        about: "what accepting a connection and handing it over costs",
+        run: handoff::run,
+    },
+    Named {
+        name: "connect",
+        about: "connect to publish accepted under load, against nginx-rtmp",
+        run: connect::run,
+    },
+    Named {
+        name: "fixture",
+        about: "how fast a file is decoded and its numbers are read",
+        run: fixture::run,
+    },
+];
 
 fn main() -> ExitCode {
     named::main("bench", BENCHES)
