@@ -5,3 +5,5 @@ pub mod core;
 pub mod event_loop;
 pub mod io;
 pub mod serve;
+
+pub use event_loop::run;

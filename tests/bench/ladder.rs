@@ -278,9 +278,7 @@ impl Bench {
 /// Pictures are matched by their number: both files hold all of them.
 fn ssim(rendition: &Path, source: &Path) -> Result<f64> {
     let pick = format!("select='not(mod(n\\,{SSIM_EVERY}))',setpts=N/30/TB");
-    let graph = format!(
-        "[0:v]{pick},scale=1920:1080:flags=bicubic[a];[1:v]{pick}[b];[a][b]ssim"
-    );
+    let graph = format!("[0:v]{pick},scale=1920:1080:flags=bicubic[a];[1:v]{pick}[b];[a][b]ssim");
     let output = Command::new("ffmpeg")
         .args(["-nostdin", "-hide_banner", "-nostats", "-v", "info", "-i"])
         .arg(rendition)
