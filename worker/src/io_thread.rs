@@ -5,6 +5,7 @@
 
 use crate::bell::{Bell, CONTROL};
 use crate::control::{Control, Told};
+use crate::leftovers::Leftovers;
 use crate::output::push::Writability;
 use crate::session::adopt::{self, AdoptError};
 use crate::session::stream::Wake;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use tasuki_shared::clock;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::id::{Generation, PushId, SessionId};
-use tasuki_shared::limits::{HEARTBEAT_INTERVAL, PUSHES_MAX};
+use tasuki_shared::limits::{HEARTBEAT_INTERVAL, PUSHES_MAX, RECORD_FINISH_DEADLINE};
 use tasuki_shared::message::{EndReason, FromWorker, Heartbeat, Lease, ToWorker};
 
 const TICK: Duration = Duration::from_millis(100);
@@ -55,6 +56,7 @@ pub struct IoThread {
     next_tick: Instant,
     next_heartbeat: Instant,
     outbox: Outbox,
+    leftovers: Leftovers,
 }
 
 impl IoThread {
@@ -74,11 +76,18 @@ impl IoThread {
             next_tick: now + TICK,
             next_heartbeat: now,
             outbox: Outbox::new(),
+            leftovers: Leftovers::default(),
         })
     }
 
-    /// Sends what is still to be said to the supervisor.
-    pub fn finish(self) {
+    /// Sends what is still to be said, waits for what ended sessions left to do.
+    pub fn finish(mut self) {
+        self.send_outbox();
+        let deadline = clock::now() + RECORD_FINISH_DEADLINE;
+        let unfinished = self.leftovers.finish(deadline);
+        if unfinished > 0 {
+            tracing::error!(unfinished, "recordings or codec threads are left unfinished");
+        }
         self.control.finish();
     }
 
@@ -145,6 +154,9 @@ impl IoThread {
             tracing::error!(session = %entry.session.id(), %errno, "a socket cannot be watched");
             let reason = EndReason::Resource("epoll entries".into());
             entry.session.leave(reason, clock::now());
+        }
+        for leftover in entry.session.take_leftovers() {
+            self.leftovers.add(leftover);
         }
         if entry.session.ended().is_some() {
             unwatch(&self.epoll, entry);

@@ -6,6 +6,7 @@ pub mod control;
 pub mod dialer;
 pub mod io_thread;
 pub mod ladder;
+pub mod leftovers;
 pub mod libav;
 pub mod lifecycle;
 pub mod media;

@@ -31,13 +31,11 @@ pub enum Section {
     Pipeline,
     /// Cursors and batches in flight of every push.
     Pushes,
-    /// Files being written.
-    Record,
 }
 
 impl Section {
-    pub const ALL: [Self; 6] =
-        [Self::Ingest, Self::Publish, Self::Timeline, Self::Pipeline, Self::Pushes, Self::Record];
+    pub const ALL: [Self; 5] =
+        [Self::Ingest, Self::Publish, Self::Timeline, Self::Pipeline, Self::Pushes];
     const COUNT: usize = Self::ALL.len();
 
     /// Most bytes this section may have.
@@ -49,7 +47,6 @@ impl Section {
             Self::Timeline => 512,
             Self::Pipeline => 1024,
             Self::Pushes => 2560,
-            Self::Record => 512,
         }
     }
 
@@ -70,7 +67,7 @@ impl Section {
 
 const HEADER_BYTES: usize = 64;
 const _: () = assert!(
-    Section::Record.offset() + Section::Record.bytes_max() <= COMMIT_SLOT_BYTES,
+    Section::Pushes.offset() + Section::Pushes.bytes_max() <= COMMIT_SLOT_BYTES,
     "the sections fit a slot"
 );
 const _: () = assert!(20 + Section::COUNT * 6 + 4 <= HEADER_BYTES, "the header fits");

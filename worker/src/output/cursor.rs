@@ -4,14 +4,16 @@
 //! source or the audio log). It begins at a keyframe, sends each sequence header before the first
 //! packet that needs it, and skips to a keyframe when it was lapped.
 
-use crate::session::record::Put;
+use crate::session::record::{BadSection, Put, Take};
 use tasuki_shared::id::RungId;
-use tasuki_shared::memory::log::{Entry, EntryKind, HeaderIds, LogWriter};
+use tasuki_shared::memory::log::{Entry, EntryKind, HeaderIds, HeaderKind, LogWriter};
 
 /// Without a video track for this long (of stream time), audio alone begins.
 const AUDIO_ALONE_AFTER_MS: i64 = 1_000;
 /// How far audio may run ahead of video that does not come (a static screen).
 const AUDIO_AHEAD_MS: i64 = 500;
+/// The same while the pipeline still has pictures inside.
+const AUDIO_AHEAD_OF_PIPELINE_MS: i64 = 5_000;
 
 /// A log, as named in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +48,27 @@ pub struct Logs {
     pub source: LogWriter,
     pub audio: Option<LogWriter>,
     pub rungs: Vec<Option<LogWriter>>,
+    pub pipeline: PipelineState,
+}
+
+/// Whether pictures that were received may still come out of the pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PipelineState {
+    Busy,
+    Empty,
 }
 
 impl Logs {
+    pub fn get_mut(&mut self, name: LogName) -> Option<&mut LogWriter> {
+        match name {
+            LogName::Source => Some(&mut self.source),
+            LogName::Audio => self.audio.as_mut(),
+            LogName::Rung(RungId(rung)) => {
+                self.rungs.get_mut(usize::from(rung)).and_then(Option::as_mut)
+            }
+        }
+    }
+
     #[must_use]
     pub fn get(&self, name: LogName) -> Option<&LogWriter> {
         match name {
@@ -73,7 +93,7 @@ pub enum Feed {
 /// The next thing to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    Header { log: LogName, id: u32, kind: EntryKind, dts_ms: i64 },
+    Header { log: LogName, id: u32, kind: HeaderKind, dts_ms: i64 },
     Packet { log: LogName, entry: Entry },
 }
 
@@ -121,11 +141,30 @@ impl Cursor {
         self.last_video_dts_ms = i64::MIN;
     }
 
-    /// Is there a place to start from?
     #[must_use]
-    pub fn can_start(&self, logs: &Logs) -> bool {
-        let mut probe = self.clone();
-        probe.peek(logs).is_some()
+    pub fn feed(&self) -> Feed {
+        self.feed
+    }
+
+    /// Reads other logs from now on, if nothing of the old ones was sent yet.
+    pub fn feed_from(&mut self, feed: Feed) {
+        if self.feed != feed && self.started == Started::Not {
+            *self = Self::new(feed);
+        }
+    }
+
+    /// Begins behind everything there is: with the next keyframe.
+    pub fn go_to_head(&mut self, logs: &Logs) {
+        let head = |name| logs.get(name).map_or(0, |log| log.heads().index_head);
+        (self.video, self.audio) = match self.feed {
+            Feed::Source => (head(LogName::Source), 0),
+            Feed::Merged { video, audio } => (head(video), audio.map_or(0, head)),
+        };
+    }
+
+    /// Is there something to send? Passes over what is not for this push.
+    pub fn can_start(&mut self, logs: &Logs) -> bool {
+        self.peek(logs, StreamEnd::Going).is_some()
     }
 
     /// Everything there is has been sent.
@@ -148,7 +187,7 @@ impl Cursor {
             // No more video comes: audio waits for nothing.
             self.last_video_dts_ms = i64::MAX;
         }
-        let (log, entry) = self.peek(logs)?;
+        let (log, entry) = self.peek(logs, end)?;
         if let Some(header) = self.missing_header(logs, &entry) {
             return Some(header);
         }
@@ -173,11 +212,26 @@ impl Cursor {
         into.put_u64(*skipped);
     }
 
+    /// Reads what [`Self::encode`] wrote.
+    pub fn decode(feed: Feed, take: &mut Take<'_>) -> Result<Self, BadSection> {
+        let (video, audio) = (take.u64()?, take.u64()?);
+        let started = match take.u8()? {
+            0 => Started::Not,
+            1 => Started::AudioAlone,
+            2 => Started::Yes,
+            _ => return Err(take.bad("an unknown start of a push")),
+        };
+        let sent = HeaderIds { video: take.u32()?, audio: take.u32()?, metadata: take.u32()? };
+        let last_video_dts_ms = take.u64()?.cast_signed();
+        let skipped = take.u64()?;
+        Ok(Self { feed, video, audio, started, sent, last_video_dts_ms, skipped })
+    }
+
     /// Next packet to be sent; passes over whatever is not for this push.
-    fn peek(&mut self, logs: &Logs) -> Option<(LogName, Entry)> {
+    fn peek(&mut self, logs: &Logs, end: StreamEnd) -> Option<(LogName, Entry)> {
         match self.feed {
             Feed::Source => self.peek_source(logs),
-            Feed::Merged { video, audio } => self.peek_merged(logs, video, audio),
+            Feed::Merged { video, audio } => self.peek_merged(logs, video, audio, end),
         }
     }
 
@@ -186,46 +240,56 @@ impl Cursor {
         let newest = log.heads().index_head;
         while self.video < newest {
             let Some(entry) = log.entry(self.video) else {
-                self.skip_to_keyframe(log);
+                self.skip_lapped(log);
                 continue;
             };
-            if self.wants(log, &entry) {
-                return Some((LogName::Source, entry));
+            match self.wants(log, &entry) {
+                Wants::This => return Some((LogName::Source, entry)),
+                Wants::Patience => return None,
+                Wants::Another => self.video += 1,
             }
-            self.video += 1;
         }
         None
     }
 
-    fn wants(&mut self, log: &LogWriter, entry: &Entry) -> bool {
+    fn wants(&mut self, log: &LogWriter, entry: &Entry) -> Wants {
         match entry.kind {
-            EntryKind::VideoHeader | EntryKind::AudioHeader | EntryKind::Metadata => false,
-            EntryKind::VideoIdr => true,
+            EntryKind::VideoHeader | EntryKind::AudioHeader | EntryKind::Metadata => Wants::Another,
+            EntryKind::VideoIdr => Wants::This,
             EntryKind::VideoInter | EntryKind::VideoDisposable | EntryKind::VideoOther => {
-                let wanted = self.started == Started::Yes;
-                self.skipped += u64::from(!wanted);
-                wanted
+                if self.started == Started::Yes {
+                    Wants::This
+                } else {
+                    self.skipped += 1;
+                    Wants::Another
+                }
             }
             EntryKind::Audio | EntryKind::AudioOther => match self.started {
-                Started::Yes | Started::AudioAlone => true,
-                Started::Not => {
-                    let heads = log.heads();
-                    let newest = log.entry(heads.index_head - 1);
-                    let waited = newest.map_or(0, |newest| newest.dts_ms - entry.dts_ms);
-                    heads.headers.video == 0 && waited > AUDIO_ALONE_AFTER_MS
-                }
+                Started::Yes | Started::AudioAlone => Wants::This,
+                // Sound from before the first picture has nothing to belong to.
+                Started::Not if log.heads().headers.video != 0 => Wants::Another,
+                Started::Not if waited_ms(log, entry) > AUDIO_ALONE_AFTER_MS => Wants::This,
+                Started::Not => Wants::Patience,
             },
         }
     }
 
-    fn skip_to_keyframe(&mut self, log: &LogWriter) {
-        let head = log.heads().index_head;
+    /// What was next is overwritten: on to the newest keyframe, or without a video track to the
+    /// oldest packet that is there.
+    fn skip_lapped(&mut self, log: &LogWriter) {
+        let heads = log.heads();
         let keyframe =
-            log.heads().keyframe.filter(|&index| index > self.video && log.entry(index).is_some());
-        let target = keyframe.unwrap_or(head);
+            heads.keyframe.filter(|&index| index > self.video && log.entry(index).is_some());
+        let target = match keyframe {
+            Some(index) => index,
+            None if heads.headers.video == 0 => log.oldest(self.video + 1),
+            None => heads.index_head,
+        };
         self.skipped += target - self.video;
         self.video = target;
-        self.started = Started::Not;
+        if heads.headers.video != 0 {
+            self.started = Started::Not;
+        }
     }
 
     fn peek_merged(
@@ -233,6 +297,7 @@ impl Cursor {
         logs: &Logs,
         video: LogName,
         audio: Option<LogName>,
+        end: StreamEnd,
     ) -> Option<(LogName, Entry)> {
         let next_video = logs.get(video).and_then(|log| self.peek_video(log));
         let audio_log = audio.and_then(|name| logs.get(name).map(|log| (name, log)));
@@ -253,19 +318,27 @@ impl Cursor {
             }
             (Some(frame), None) => Some((video, frame)),
             (None, Some((name, log, sound))) => {
-                let newest =
-                    log.entry(log.heads().index_head - 1).map_or(sound.dts_ms, |e| e.dts_ms);
-                let waited = newest - sound.dts_ms;
-                let go = match self.started {
-                    Started::Yes => {
-                        sound.dts_ms <= self.last_video_dts_ms || waited > AUDIO_AHEAD_MS
-                    }
-                    Started::AudioAlone => true,
-                    Started::Not => {
-                        logs.source.heads().headers.video == 0 && waited > AUDIO_ALONE_AFTER_MS
-                    }
+                let waited = waited_ms(log, &sound);
+                let ahead_max = match logs.pipeline {
+                    PipelineState::Busy => AUDIO_AHEAD_OF_PIPELINE_MS,
+                    PipelineState::Empty => AUDIO_AHEAD_MS,
                 };
-                go.then_some((name, sound))
+                let has_video = logs.source.heads().headers.video != 0;
+                match self.started {
+                    Started::Yes => (sound.dts_ms <= self.last_video_dts_ms || waited > ahead_max)
+                        .then_some((name, sound)),
+                    Started::AudioAlone => Some((name, sound)),
+                    Started::Not if has_video && end == StreamEnd::Over => {
+                        // No picture comes that this sound could belong to.
+                        let head = log.heads().index_head;
+                        self.skipped += head - self.audio;
+                        self.audio = head;
+                        None
+                    }
+                    Started::Not => {
+                        (!has_video && waited > AUDIO_ALONE_AFTER_MS).then_some((name, sound))
+                    }
+                }
             }
             (None, None) => None,
         }
@@ -275,7 +348,7 @@ impl Cursor {
         let newest = log.heads().index_head;
         while self.video < newest {
             match log.entry(self.video) {
-                None => self.skip_to_keyframe(log),
+                None => self.skip_lapped(log),
                 Some(entry) if entry.kind == EntryKind::VideoIdr => return Some(entry),
                 Some(entry) if entry.kind.is_video_frame() && self.started == Started::Yes => {
                     return Some(entry);
@@ -294,9 +367,9 @@ impl Cursor {
         while self.audio < newest {
             match log.entry(self.audio) {
                 None => {
-                    // Audio needs no keyframe: go on with the oldest that is surely there.
-                    self.audio += 1;
-                    self.skipped += 1;
+                    let target = log.oldest(self.audio + 1);
+                    self.skipped += target - self.audio;
+                    self.audio = target;
                 }
                 Some(entry) if entry.kind == EntryKind::Audio => return Some(entry),
                 Some(_) => self.audio += 1,
@@ -317,11 +390,11 @@ impl Cursor {
             let ids = entry.headers;
             if ids.metadata != self.sent.metadata {
                 self.sent.metadata = ids.metadata;
-                return Some(header(video_log, ids.metadata, EntryKind::Metadata, dts_ms));
+                return Some(header(video_log, ids.metadata, HeaderKind::Metadata, dts_ms));
             }
             if is_video && ids.video != self.sent.video {
                 self.sent.video = ids.video;
-                return Some(header(video_log, ids.video, EntryKind::VideoHeader, dts_ms));
+                return Some(header(video_log, ids.video, HeaderKind::Video, dts_ms));
             }
         }
         let audio_id = if is_video && self.feed != Feed::Source {
@@ -333,7 +406,7 @@ impl Cursor {
         let due = self.started == Started::Not || !is_video;
         if due && audio_id != 0 && audio_id != self.sent.audio {
             self.sent.audio = audio_id;
-            return Some(header(audio_log, audio_id, EntryKind::AudioHeader, dts_ms));
+            return Some(header(audio_log, audio_id, HeaderKind::Audio, dts_ms));
         }
         None
     }
@@ -360,6 +433,21 @@ pub enum StreamEnd {
     Over,
 }
 
-fn header(log: LogName, id: u32, kind: EntryKind, dts_ms: i64) -> Next {
+/// What becomes of the entry a source cursor looks at.
+enum Wants {
+    This,
+    /// Pass over it.
+    Another,
+    /// Not yet.
+    Patience,
+}
+
+/// Stream time between this entry and the newest of its log.
+fn waited_ms(log: &LogWriter, entry: &Entry) -> i64 {
+    let newest = log.heads().index_head.checked_sub(1).and_then(|index| log.entry(index));
+    newest.map_or(0, |newest| newest.dts_ms - entry.dts_ms)
+}
+
+fn header(log: LogName, id: u32, kind: HeaderKind, dts_ms: i64) -> Next {
     Next::Header { log, id, kind, dts_ms }
 }

@@ -5,12 +5,13 @@ use super::cursor::{Cursor, Feed, LogName, Logs, Next, StreamEnd};
 use super::record::{
     Offered, RecordConfig, RecordHandle, RecordItem, RecordPacket, RecordState, RecordThread,
 };
+use crate::leftovers::Leftover;
 use crate::media::packet::IsIdr;
 use crate::media::tag::{self, AudioKind, VideoKind};
 use crate::media::timeline::Track;
 use crate::session::stream::feed_of;
 use tasuki_shared::id::{PublicName, RungId};
-use tasuki_shared::memory::log::{Entry, EntryKind};
+use tasuki_shared::memory::log::{Entry, EntryKind, HeaderKind};
 use tasuki_shared::message::Notice;
 use tasuki_shared::plan::Plan;
 use tasuki_shared::status::RecordStatus;
@@ -45,7 +46,7 @@ impl Recording {
                 reserve_bytes: record.reserve_bytes,
             };
             let handle = RecordThread::spawn(config).map_err(|error| error.to_string());
-            let cursor = Cursor::new(feed_of(plan, rung));
+            let cursor = Cursor::new(feed_of(plan, rung, None));
             found.push(Self { rung, cursor, handle, told: RecordState::Idle });
         }
         found
@@ -56,9 +57,31 @@ impl Recording {
         self.rung
     }
 
-    /// The rung turned out to be the source itself.
+    /// Reads other logs from now on, if nothing of the old ones was taken yet.
     pub fn feed_from(&mut self, feed: Feed) {
-        self.cursor = Cursor::new(feed);
+        self.cursor.feed_from(feed);
+    }
+
+    /// Begins with the next keyframe: what came before is in a file of the last owner.
+    pub fn go_to_head(&mut self, logs: &Logs) {
+        self.cursor.go_to_head(logs);
+    }
+
+    /// Everything there is was handed over, or never will be.
+    #[must_use]
+    pub fn is_fed(&self, logs: &Logs) -> bool {
+        self.handle.is_err() || self.cursor.is_at_end(logs)
+    }
+
+    /// Closes the recording; what is left to do is to wait until it is on disk.
+    pub fn finish(&mut self) -> Option<Leftover> {
+        let over = Err("the recording is complete".to_owned());
+        let handle = std::mem::replace(&mut self.handle, over).ok()?;
+        self.told = RecordState::Recording;
+        Some(Box::new(move || {
+            let report = handle.finish();
+            tracing::info!(path = %report.path.display(), bytes = report.bytes, "recorded");
+        }))
     }
 
     /// Hands over what the logs have.
@@ -67,9 +90,10 @@ impl Recording {
         for _ in 0..FEED_ROUNDS_MAX {
             let Some(next) = self.cursor.next(logs, end) else { return };
             let item = match next {
-                Next::Header { log, id, kind, .. } => {
-                    logs.get(log).and_then(|log| log.header(id)).and_then(|b| header(kind, &b))
-                }
+                Next::Header { log, id, kind, .. } => logs
+                    .get(log)
+                    .and_then(|log| log.header(kind, id))
+                    .and_then(|b| header(kind, &b)),
                 Next::Packet { log, entry } => packet(logs, log, &entry),
             };
             let Some(item) = item else { continue };
@@ -126,25 +150,19 @@ impl Recording {
     }
 }
 
-fn header(kind: EntryKind, body: &[u8]) -> Option<RecordItem> {
+fn header(kind: HeaderKind, body: &[u8]) -> Option<RecordItem> {
     match kind {
-        EntryKind::VideoHeader => {
+        HeaderKind::Video => {
             let parsed = tag::parse_video(body).ok()?;
             let VideoKind::SequenceHeader { config } = parsed.kind else { return None };
             Some(RecordItem::VideoHeader { codec: parsed.codec, config: config.to_vec() })
         }
-        EntryKind::AudioHeader => {
+        HeaderKind::Audio => {
             let parsed = tag::parse_audio(body).ok()?;
             let AudioKind::SequenceHeader { config } = parsed.kind else { return None };
             Some(RecordItem::AudioHeader { config: config.to_vec() })
         }
-        EntryKind::VideoIdr
-        | EntryKind::VideoInter
-        | EntryKind::VideoDisposable
-        | EntryKind::Audio
-        | EntryKind::Metadata
-        | EntryKind::VideoOther
-        | EntryKind::AudioOther => None,
+        HeaderKind::Metadata => None,
     }
 }
 

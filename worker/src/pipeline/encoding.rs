@@ -63,9 +63,10 @@ impl Encoding {
         Ok(Self { cascade, rungs, schedule, demand: IsIdr::Other })
     }
 
-    /// The rungs that are not switched off.
+    /// The rungs that are not switched off; the lowest never is.
     pub fn wanted(&self, off: u8) -> Vec<RungId> {
-        self.rungs.iter().skip(usize::from(off)).map(|rung| rung.rung).collect()
+        let off = usize::from(off).min(self.rungs.len().saturating_sub(1));
+        self.rungs.iter().skip(off).map(|rung| rung.rung).collect()
     }
 
     /// The next frame is an IDR in all rungs.

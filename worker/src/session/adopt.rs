@@ -4,6 +4,7 @@
 //! counters → load the commit record → read on.
 
 use super::ingest::Ingest;
+use super::pipeline_record::PipelineRecord;
 use super::record::{Put, Take};
 use super::stream::{Stream, Wake};
 use super::{Changed, Dirty, Outbox, Phase, Reply, Session, bitrate, refusal, report};
@@ -15,8 +16,7 @@ use std::time::Instant;
 use tasuki_shared::id::Generation;
 use tasuki_shared::kernel::{self, Opened};
 use tasuki_shared::memory::MemoryError;
-use tasuki_shared::memory::commit::{CommitWriter, Record, Section};
-use tasuki_shared::memory::log::LogHeads;
+use tasuki_shared::memory::commit::{CommitWriter, Section};
 use tasuki_shared::memory::owner::{self, NotExpected};
 use tasuki_shared::memory::session::SessionMemory;
 use tasuki_shared::message::{FromWorker, Lease};
@@ -68,18 +68,16 @@ pub fn adopt(
     let record = memory.load_record()?;
     let fresh = record.sequence == 0;
 
-    let mut ingest = Ingest::new();
+    let mut ingest = Ingest::new(if fresh { received } else { 0 }).map_err(MemoryError::from)?;
     let mut reply = Reply { head: 0, written };
     let mut source_heads = None;
     let mut publish = PublishSession::new();
     let mut timeline = Timeline::new();
     let mut was_live = false;
     if !fresh {
-        let log_capacity = lease.live.as_ref().map_or(0, |live| live.plan.source_log.payload_bytes);
         let mut take = Take::new("ingest", record.section(Section::Ingest));
         reply.head = take.u64().map_err(MemoryError::from)?;
-        (ingest, source_heads) =
-            Ingest::decode(&mut take, received, log_capacity).map_err(MemoryError::from)?;
+        (ingest, source_heads) = Ingest::decode(&mut take, received).map_err(MemoryError::from)?;
         take.end().map_err(MemoryError::from)?;
         (publish, was_live) = decode_publish(record.section(Section::Publish))?;
         timeline = decode_timeline(record.section(Section::Timeline))?;
@@ -92,10 +90,16 @@ pub fn adopt(
     let phase = match (lease.live, source_heads) {
         (Some(live), Some(heads)) if was_live => {
             let app = live.plan.app.clone();
-            let others = decode_heads(&record, live.plan.logs().len().saturating_sub(1))?;
-            let heads: Vec<_> = std::iter::once(heads).chain(others).collect();
-            let stream = Stream::resume(live, live_fds, &heads, wake)
+            let logs = live.plan.logs().len().saturating_sub(1);
+            let pipeline = PipelineRecord::decode(record.section(Section::Pipeline), logs)
+                .map_err(MemoryError::from)?;
+            let pushes = record.section(Section::Pushes);
+            let stream = Stream::resume(live, live_fds, heads, pipeline, pushes, wake, now)
                 .map_err(|error| AdoptError::Stream(error.to_string()))?;
+            if !ingest.fits(&stream.logs.source) {
+                let why = "an unfinished message lies outside the source log";
+                return Err(MemoryError::Damaged { what: "session memory", why }.into());
+            }
             tracing::debug!(%app, "a live stream is adopted");
             Phase::Live(Box::new(stream))
         }
@@ -108,12 +112,8 @@ pub fn adopt(
             None => Phase::Lobby,
         },
     };
-    if let Some(reason) = refusal(lease.admission) {
-        let mut nothing_yet = Vec::new();
-        publish.refuse(reason, &mut nothing_yet);
-    }
     let changed = Changed { ingest: Dirty::Yes, publish: Dirty::Yes, ..Changed::default() };
-    Ok(Session {
+    let mut session = Session {
         id: lease.session,
         peer: lease.peer,
         socket,
@@ -127,13 +127,17 @@ pub fn adopt(
         phase,
         app,
         closed: Vec::new(),
+        leftovers: Vec::new(),
         began: now,
-        last_received: now,
         arrived: bitrate::Arrived::new(now),
         faults: BTreeMap::new(),
         report: report::Meter::new(now),
         wake: std::sync::Arc::clone(wake),
-    })
+    };
+    if let Some(reason) = refusal(lease.admission) {
+        session.refuse_or_remember(reason, now);
+    }
+    Ok(session)
 }
 
 /// The publish section: the session's state, and whether its logs exist.
@@ -155,22 +159,6 @@ fn decode_publish(bytes: &[u8]) -> Result<(PublishSession, bool), MemoryError> {
     let session = PublishSession::import(&state).map_err(|_| take.bad("it is impossible"))?;
     take.end()?;
     Ok((session, live))
-}
-
-/// Heads of the audio and rung logs, in the order of the plan; empty logs if nothing was encoded.
-fn decode_heads(record: &Record, count: usize) -> Result<Vec<LogHeads>, MemoryError> {
-    let bytes = record.section(Section::Pipeline);
-    if bytes.is_empty() {
-        return Ok(vec![LogHeads::empty(); count]);
-    }
-    let mut take = Take::new("pipeline", bytes);
-    let _last_frame = (take.u64()?, take.u64()?, take.u64()?);
-    let mut heads = Vec::with_capacity(count);
-    for _ in 0..count {
-        heads.push(LogHeads::decode(&take.array()?));
-    }
-    take.end()?;
-    Ok(heads)
 }
 
 fn decode_timeline(bytes: &[u8]) -> Result<Timeline, MemoryError> {

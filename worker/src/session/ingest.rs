@@ -14,7 +14,7 @@ use crate::rtmp::session::{SessionEvent, check_single_track};
 use std::io;
 use std::time::Instant;
 use tasuki_shared::limits::INPUT_RING_BYTES;
-use tasuki_shared::memory::log::{LogHeads, Reservation};
+use tasuki_shared::memory::log::{LogHeads, LogWriter, Reservation};
 use tasuki_shared::message::{EndReason, FromWorker};
 
 /// recv(2) calls of one session in one wake-up; then the others have their turn.
@@ -48,16 +48,25 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// A connection from which nothing was read.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
+    /// A connection of which nothing was committed; `received` is the kernel's count, for the last
+    /// owner may have died before its first commit.
+    pub fn new(received: u64) -> Result<Self, BadSection> {
+        if received > INPUT_RING_BYTES as u64 {
+            let why = "more was received than fits the ring, and nothing was committed";
+            return Err(BadSection { section: "ingest", why });
+        }
+        Ok(Self {
             parsed: 0,
             committed: 0,
-            received: 0,
+            received,
             wire: Wire::Hello,
             placement: Placement::default(),
-        }
+        })
+    }
+
+    /// Are all unfinished media messages where this log can have them?
+    pub fn fits(&mut self, source: &LogWriter) -> bool {
+        self.placement.reservations().iter().all(|open| source.owns(open))
     }
 
     #[must_use]
@@ -105,7 +114,6 @@ impl Ingest {
     pub fn decode(
         take: &mut Take<'_>,
         received: u64,
-        log_capacity: u64,
     ) -> Result<(Self, Option<LogHeads>), BadSection> {
         let parsed = take.u64()?;
         let (wire, placement) = match take.u8()? {
@@ -123,7 +131,7 @@ impl Ingest {
                 let reader = ChunkReader::import(&state)
                     .map_err(|_| take.bad("its chunk state is impossible"))?;
                 let open: Vec<_> = reader.open_messages().collect();
-                let placement = Placement::decode(take, &open, log_capacity)?;
+                let placement = Placement::decode(take, &open)?;
                 (Wire::Chunks(Box::new(reader)), placement)
             }
             _ => return Err(take.bad("an unknown stage of the wire")),
@@ -146,12 +154,6 @@ impl Ingest {
 
     fn waiting(&self) -> usize {
         usize::try_from(self.received - self.parsed).expect("at most the ring")
-    }
-}
-
-impl Default for Ingest {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -357,17 +359,8 @@ impl Session {
             self.count_fault("media_before_publish");
             return Ok((Place::Nowhere, Moved::No));
         };
-        let source = &mut stream.logs.source;
-        let open_bytes = self.ingest.placement.reserved_bytes();
-        source.check(message.length, open_bytes).map_err(|error| error.to_string())?;
-        let mut moved = Moved::No;
-        for open in self.ingest.placement.reservations() {
-            if source.would_overtake(open, message.length) {
-                source.relocate(open);
-                moved = Moved::Yes;
-            }
-        }
-        Ok((Place::Log(source.reserve(message.length)), moved))
+        let moved = make_room(&mut stream.logs.source, &mut self.ingest.placement, message.length)?;
+        Ok((Place::Log(stream.logs.source.reserve(message.length)), moved))
     }
 
     fn complete(&mut self, open: Open, now: Instant, outbox: &mut Outbox) -> Result<(), String> {
@@ -402,15 +395,25 @@ impl Session {
                 let ask = FromWorker::Authorize { session: self.id, request };
                 outbox.push((ask, Vec::new()));
             }
-            Some(SessionEvent::Metadata(_)) => {
-                if let Phase::Live(stream) = &mut self.phase {
-                    stream.take_metadata(payload, &self.timeline);
-                    self.changed.ingest = Dirty::Yes;
-                }
-            }
+            Some(SessionEvent::Metadata(_)) => self.complete_metadata(payload)?,
             Some(SessionEvent::BadData(_)) => self.count_fault("unreadable_metadata"),
             Some(SessionEvent::Unpublish) => self.leave(EndReason::Unpublished, now),
             Some(SessionEvent::Refused(reason)) => self.leave(EndReason::Refused(reason), now),
+        }
+        Ok(())
+    }
+
+    fn complete_metadata(&mut self, payload: &[u8]) -> Result<(), String> {
+        let Phase::Live(stream) = &mut self.phase else { return Ok(()) };
+        let length = u32::try_from(payload.len()).expect("a command is short");
+        if make_room(&mut stream.logs.source, &mut self.ingest.placement, length)? == Moved::Yes {
+            self.changed.ingest = Dirty::Yes;
+            self.commit_changes();
+        }
+        let Phase::Live(stream) = &mut self.phase else { return Ok(()) };
+        self.changed.ingest = Dirty::Yes;
+        if let Some(fault) = stream.take_metadata(payload, &self.timeline) {
+            self.count_fault(fault);
         }
         Ok(())
     }
@@ -446,7 +449,6 @@ impl Session {
         now: Instant,
     ) -> Result<(), String> {
         let Phase::Live(stream) = &mut self.phase else { return Ok(()) };
-        stream.logs.source.check(header.length, 0).map_err(|error| error.to_string())?;
         let mut reservation = stream.logs.source.reserve(header.length);
         stream.logs.source.fill(&mut reservation, payload);
         let taken = stream.take_media(header, reservation, &mut self.timeline, now);
@@ -460,6 +462,25 @@ impl Session {
             self.count_fault(&fault);
         }
     }
+}
+
+/// Makes sure that `length` more bytes overwrite no unfinished message; those that would be are
+/// copied ahead, and that must be committed before anything is written.
+fn make_room(
+    source: &mut LogWriter,
+    placement: &mut Placement,
+    length: u32,
+) -> Result<Moved, String> {
+    let open_bytes = placement.reserved_bytes();
+    source.check(length, open_bytes).map_err(|error| error.to_string())?;
+    let mut moved = Moved::No;
+    for open in placement.reservations() {
+        if source.would_overtake(open, length, open_bytes) {
+            source.relocate(open).map_err(|error| error.to_string())?;
+            moved = Moved::Yes;
+        }
+    }
+    Ok(moved)
 }
 
 /// Was an unfinished message copied to another place?

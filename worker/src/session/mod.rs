@@ -18,31 +18,35 @@
 //! |---|---|
 //! | [`adopt`] | the one adoption path |
 //! | [`ingest`] | from the socket to complete messages |
+//! | [`commit`] | the writing turn: one flip, then what it covers |
 //! | [`placement`] | where unfinished messages are kept |
 //! | [`stream`] | what a live session has: logs, pipeline, outputs |
+//! | [`transcode`] | what the pipeline gives, and where it goes on |
 //! | [`tracks`] | what each media message is |
 //! | [`source`] | the source log as the pipeline reads it |
 //! | [`bitrate`] | how much arrived lately |
 //! | [`overload`] | what is given up when the pipeline falls behind |
+//! | [`pipeline_record`] | the pipeline's section of the commit record |
 //! | [`record`] | how sections of the commit record are encoded |
 //! | [`report`] | what the operator sees |
 
 pub mod adopt;
 pub mod bitrate;
+mod commit;
 pub mod ingest;
 pub mod overload;
+mod pipeline_record;
 pub mod placement;
 pub mod record;
 mod report;
 pub mod source;
 pub mod stream;
 pub mod tracks;
+mod transcode;
 
 use crate::rtmp::session::PublishSession;
 use ingest::Ingest;
-use record::Put;
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -51,13 +55,13 @@ use tasuki_shared::id::{PushId, SessionId};
 use tasuki_shared::limits::{
     AUTHORIZE_DEADLINE, DRAINING_DEADLINE, LOBBY_DEADLINE, REPLY_RING_BYTES,
 };
-use tasuki_shared::memory::commit::{CommitWriter, Section};
+use tasuki_shared::memory::commit::CommitWriter;
 use tasuki_shared::memory::session::{Activity, SessionMemory};
 use tasuki_shared::message::{Admission, EndReason, FromWorker, Notice, RefuseReason, Verdict};
 use tasuki_shared::plan::Plan;
 
+use crate::leftovers::Leftover;
 use crate::media::timeline::Timeline;
-use crate::output::cursor::StreamEnd;
 use crate::output::push::Writability;
 
 /// How long a session that is to leave may take to get its last replies out.
@@ -125,8 +129,9 @@ pub struct Session {
     app: String,
     /// Sockets of pushes whose stream is gone already.
     closed: Vec<OwnedFd>,
+    /// What it leaves to be done off the io thread.
+    leftovers: Vec<Leftover>,
     began: Instant,
-    last_received: Instant,
     arrived: bitrate::Arrived,
     faults: BTreeMap<String, u64>,
     report: report::Meter,
@@ -193,12 +198,20 @@ impl Session {
         closed
     }
 
+    /// What is to be done off the io thread.
+    pub fn take_leftovers(&mut self) -> Vec<Leftover> {
+        let mut found = std::mem::take(&mut self.leftovers);
+        if let Some(stream) = self.stream_mut() {
+            found.extend(stream.take_leftovers());
+        }
+        found
+    }
+
     /// The publisher sent something, or closed.
     pub fn readable(&mut self, now: Instant, outbox: &mut Outbox) {
         self.memory.set_activity(Activity::Processing);
         self.receive(now, outbox);
         self.advance(now, outbox);
-        self.memory.set_activity(Activity::Idle);
     }
 
     /// A push connection has bytes for us.
@@ -212,6 +225,7 @@ impl Session {
 
     /// The pipeline has something, a socket takes bytes again, or time passed.
     pub fn advance(&mut self, now: Instant, outbox: &mut Outbox) {
+        self.memory.set_activity(Activity::Processing);
         self.take_pipeline(outbox);
         for _ in 0..WRITE_ROUNDS_MAX {
             self.compose();
@@ -222,11 +236,14 @@ impl Session {
             }
         }
         self.finish(now, outbox);
+        // Read after a death: whoever had packets inside codecs may have been the cause.
+        if !self.stream().is_some_and(Stream::is_processing) {
+            self.memory.set_activity(Activity::Idle);
+        }
     }
 
     /// Deadlines.
     pub fn tick(&mut self, now: Instant, outbox: &mut Outbox) {
-        let silent_ms = now.duration_since(self.last_received).as_millis();
         match &self.phase {
             Phase::Lobby if now.duration_since(self.began) > LOBBY_DEADLINE => {
                 self.leave(EndReason::LobbyTimeout, now);
@@ -234,7 +251,10 @@ impl Session {
             Phase::Authorizing { since } if now.duration_since(*since) > AUTHORIZE_DEADLINE * 2 => {
                 self.refuse(RefuseReason::NoVerdict, now);
             }
-            Phase::Live(stream) if silent_ms > u128::from(stream.plan.silence_ms_max) => {
+            Phase::Live(stream)
+                if now.duration_since(stream.last_media).as_millis()
+                    > u128::from(stream.plan.silence_ms_max) =>
+            {
                 self.leave(EndReason::Silent, now);
             }
             Phase::Lobby
@@ -287,6 +307,8 @@ impl Session {
 
     /// Ends the session: a live one lets its outputs take what is left.
     pub fn leave(&mut self, reason: EndReason, now: Instant) {
+        // What was parsed is committed before readers are told that it is the last.
+        self.commit_changes();
         let phase = std::mem::replace(&mut self.phase, Phase::Lobby);
         self.phase = match phase {
             Phase::Live(mut stream) => {
@@ -303,7 +325,6 @@ impl Session {
 
     /// Counts what arrived; a live publisher that sends more than its plan allows is ended.
     fn arrived(&mut self, bytes: usize, now: Instant) {
-        self.last_received = now;
         self.arrived.add(bytes as u64, now);
         if let Phase::Live(stream) = &self.phase
             && let max_bps = stream.plan.limits.bitrate_bps_max
@@ -322,13 +343,28 @@ impl Session {
         self.leave(EndReason::Refused(reason), now);
     }
 
+    /// A publish that waits for its verdict is refused at once, any other as soon as it is made.
+    fn refuse_or_remember(&mut self, reason: RefuseReason, now: Instant) {
+        match self.phase {
+            Phase::Authorizing { .. } => self.refuse(reason, now),
+            Phase::Lobby
+            | Phase::Live(_)
+            | Phase::Draining { .. }
+            | Phase::Leaving { .. }
+            | Phase::Ended(_) => {
+                let mut said_at_the_publish = Vec::new();
+                self.publish.refuse(reason, &mut said_at_the_publish);
+                self.changed.publish = Dirty::Yes;
+            }
+        }
+    }
+
     fn go_live(&mut self, plan: Plan, fds: Vec<OwnedFd>, now: Instant, outbox: &mut Outbox) {
-        match Stream::start(plan, fds, &self.wake) {
+        match Stream::start(plan, fds, &self.wake, now) {
             Ok(stream) => {
                 let mut out = Vec::new();
                 self.publish.allow(&mut out);
                 self.phase = Phase::Live(Box::new(stream));
-                self.last_received = now;
                 self.changed.publish = Dirty::Yes;
                 self.changed.ingest = Dirty::Yes;
                 self.say(&out, now);
@@ -359,84 +395,9 @@ impl Session {
     }
 
     fn compose(&mut self) {
-        let end = self.stream_end();
         let Some(stream) = self.stream_mut() else { return };
-        if stream.compose(end) {
+        if stream.compose() {
             self.changed.pushes = Dirty::Yes;
-        }
-    }
-
-    /// Encodes what changed and flips the record, then shows it to the logs' readers.
-    fn commit_changes(&mut self) {
-        let mut any = false;
-        let stream = match &self.phase {
-            Phase::Live(stream) | Phase::Draining { stream, .. } => Some(&**stream),
-            Phase::Lobby | Phase::Authorizing { .. } | Phase::Leaving { .. } | Phase::Ended(_) => {
-                None
-            }
-        };
-        let mut staged = Ok(());
-        if self.changed.ingest.take() {
-            any = true;
-            let (ingest, reply) = (&self.ingest, self.reply.head);
-            let encode = |into: &mut Vec<u8>| {
-                into.put_u64(reply);
-                ingest.encode(stream.map(|stream| stream.logs.source.heads()), into);
-            };
-            staged = staged.and(self.commit.stage(Section::Ingest, encode));
-        }
-        if self.changed.publish.take() {
-            any = true;
-            let state = self.publish.export();
-            let live = stream.is_some();
-            let encode = |into: &mut Vec<u8>| adopt::encode_publish(&state, live, into);
-            staged = staged.and(self.commit.stage(Section::Publish, encode));
-        }
-        if self.changed.timeline.take() {
-            any = true;
-            let state = self.timeline.state().to_bytes();
-            staged = staged.and(self.commit.stage(Section::Timeline, |into| into.extend(state)));
-        }
-        if let Some(stream) = stream {
-            if self.changed.pipeline.take() {
-                any = true;
-                let encode = |into: &mut Vec<u8>| stream.encode_pipeline(into);
-                staged = staged.and(self.commit.stage(Section::Pipeline, encode));
-            }
-            if self.changed.pushes.take() {
-                any = true;
-                let encode = |into: &mut Vec<u8>| stream.encode_pushes(into);
-                staged = staged.and(self.commit.stage(Section::Pushes, encode));
-            }
-        }
-        staged.expect("every section's encoding is bounded by its size");
-        if any {
-            self.memory.flip(&mut self.commit);
-            self.ingest.committed();
-            if let Some(stream) = stream {
-                stream.publish_logs();
-            }
-        }
-    }
-
-    fn write_replies(&mut self, now: Instant) {
-        while self.reply.written < self.reply.head {
-            let waiting = self.reply.head - self.reply.written;
-            let length = usize::try_from(waiting).expect("at most the ring");
-            let bytes = self.memory.reply.private_bytes(self.reply.written, length);
-            let flags =
-                nix::sys::socket::MsgFlags::MSG_DONTWAIT | nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
-            match nix::sys::socket::send(self.socket.as_raw_fd(), bytes, flags) {
-                Ok(sent) => self.reply.written += sent as u64,
-                Err(nix::errno::Errno::EAGAIN) => return,
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(errno) => {
-                    // Nobody reads any more; what was said is void.
-                    self.reply.written = self.reply.head;
-                    self.leave(EndReason::PeerReset(io::Error::from(errno).to_string()), now);
-                    return;
-                }
-            }
         }
     }
 
@@ -454,6 +415,8 @@ impl Session {
                 if stream.is_drained() || now > *deadline {
                     stream.abandon(self.id, outbox);
                     self.closed = stream.take_closed();
+                    self.leftovers = stream.take_leftovers();
+                    self.leftovers.extend(stream.finish_recordings());
                     let reason = reason.clone();
                     self.end(reason, outbox);
                 }
@@ -500,18 +463,6 @@ impl Session {
             Phase::Lobby | Phase::Authorizing { .. } | Phase::Leaving { .. } | Phase::Ended(_) => {
                 None
             }
-        }
-    }
-
-    fn stream_end(&self) -> StreamEnd {
-        match &self.phase {
-            Phase::Draining { stream, .. } if stream.pipeline_is_done() => StreamEnd::Over,
-            Phase::Draining { .. }
-            | Phase::Live(_)
-            | Phase::Lobby
-            | Phase::Authorizing { .. }
-            | Phase::Leaving { .. }
-            | Phase::Ended(_) => StreamEnd::Going,
         }
     }
 

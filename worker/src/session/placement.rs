@@ -88,13 +88,27 @@ impl Placement {
         taken.sort_unstable();
         let mut free = 0;
         for (offset, taken_bytes) in taken {
-            if offset - free >= length {
+            if offset.saturating_sub(free) >= length {
                 break;
             }
-            free = offset + taken_bytes;
+            free = free.max(offset + taken_bytes);
         }
         let end = u64::from(free) + u64::from(length);
         (end <= SCRATCH_BYTES as u64).then_some(free)
+    }
+
+    fn scratch_overlaps(&self) -> bool {
+        let mut taken: Vec<(u32, u32)> = self
+            .open
+            .iter()
+            .flatten()
+            .filter_map(|open| match open.place {
+                Place::Scratch { offset, length, .. } => Some((offset, length)),
+                Place::Log(_) | Place::Nowhere => None,
+            })
+            .collect();
+        taken.sort_unstable();
+        taken.windows(2).any(|pair| pair[0].0 + pair[0].1 > pair[1].0)
     }
 
     pub fn encode(&self, into: &mut Vec<u8>) {
@@ -130,7 +144,6 @@ impl Placement {
     pub fn decode(
         take: &mut Take<'_>,
         known: &[(Slot, MessageHeader, u32)],
-        log_capacity: u64,
     ) -> Result<Self, BadSection> {
         let count = usize::from(take.u8()?);
         if count > OPEN_MESSAGES_MAX || count != known.len() {
@@ -139,6 +152,9 @@ impl Placement {
         let mut placement = Self::default();
         for _ in 0..count {
             let index = usize::from(take.u8()?);
+            if placement.open.get(index).is_none_or(Option::is_some) {
+                return Err(take.bad("it places a message twice"));
+            }
             let (tag, position, length, fill) = (take.u8()?, take.u64()?, take.u32()?, take.u32()?);
             let (slot, header, filled) = *known
                 .iter()
@@ -146,17 +162,20 @@ impl Placement {
                 .ok_or_else(|| take.bad("it places a message that is not open"))?;
             let whole = length == header.length && fill == filled && fill <= length;
             let place = match tag {
-                1 if whole && position + u64::from(length) <= SCRATCH_BYTES as u64 => {
+                1 if whole
+                    && position.saturating_add(u64::from(length)) <= SCRATCH_BYTES as u64 =>
+                {
                     let offset = u32::try_from(position).expect("inside the scratch");
                     Place::Scratch { offset, length, fill }
                 }
-                2 if whole && u64::from(length) <= log_capacity => {
-                    Place::Log(Reservation { position, length, fill })
-                }
+                2 if whole => Place::Log(Reservation { position, length, fill }),
                 3 => Place::Nowhere,
                 _ => return Err(take.bad("an impossible place")),
             };
             placement.begin(slot, header, place);
+        }
+        if placement.scratch_overlaps() {
+            return Err(take.bad("two messages share a place"));
         }
         Ok(placement)
     }

@@ -1,7 +1,7 @@
 //! What the operator sees of a session: counters, rates, states.
 
 use super::source::codec_name;
-use super::stream::{Stream, destination, is_overload};
+use super::stream::{Stream, destination};
 use super::{Phase, Session};
 use crate::ladder::RungDecision;
 use crate::output::push::Push;
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 use tasuki_shared::id::RungId;
 use tasuki_shared::limits::RUNGS_MAX;
+use tasuki_shared::memory::log::Entry;
 use tasuki_shared::plan::RungKind;
 use tasuki_shared::status::{PushStatus, RungStatus, SessionStatus};
 
@@ -21,8 +22,10 @@ pub struct Counts {
     pub frames_out: u64,
     /// Larger than their log takes.
     pub too_large: u64,
-    newest_in_ms: Option<i64>,
-    newest_out_ms: Option<i64>,
+    /// Newest video frame received, by index and decode time.
+    newest_in: Option<(u64, i64)>,
+    /// Newest one that the pipeline is done with: encoded, or skipped by name.
+    newest_passed: Option<(u64, i64)>,
     skipped: BTreeMap<&'static str, u64>,
     dropped_by_overload: u64,
     events: BTreeMap<&'static str, u64>,
@@ -33,18 +36,34 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub fn received(&mut self, bytes: u32, _now: Instant) {
+    pub fn received(&mut self, bytes: u32) {
         self.media_bytes += u64::from(bytes);
     }
 
-    pub fn frame_in(&mut self, dts_ms: i64) {
+    pub fn frame_in(&mut self, entry: &Entry) {
         self.frames_in += 1;
-        self.newest_in_ms = Some(dts_ms);
+        self.newest_in = Some((entry.index, entry.dts_ms));
     }
 
-    pub fn frame_out(&mut self, pts_ms: i64) {
+    pub fn frame_out(&mut self) {
         self.frames_out += 1;
-        self.newest_out_ms = Some(pts_ms);
+    }
+
+    /// The pipeline is done with the frame of `index`; its entry may be overwritten already.
+    pub fn passed(&mut self, index: u64, entry: Option<Entry>) {
+        let before = self.newest_passed.unwrap_or((0, i64::MIN));
+        let dts_ms = entry.map_or(before.1, |entry| entry.dts_ms);
+        self.newest_passed = Some((before.0.max(index), before.1.max(dts_ms)));
+    }
+
+    /// Were frames received that the pipeline is not done with?
+    #[must_use]
+    pub fn has_pictures_inside(&self) -> bool {
+        match (self.newest_in, self.newest_passed) {
+            (Some((received, _)), Some((passed, _))) => received > passed,
+            (Some(_), None) => true,
+            (None, _) => false,
+        }
     }
 
     pub fn rung_frame(&mut self, rung: RungId, bytes: usize) {
@@ -56,7 +75,7 @@ impl Counts {
     }
 
     pub fn skipped(&mut self, reason: SkipReason) {
-        self.dropped_by_overload += u64::from(is_overload(reason));
+        self.dropped_by_overload += u64::from(reason == SkipReason::Overload);
         *self.skipped.entry(skip_name(reason)).or_default() += 1;
     }
 
@@ -74,12 +93,14 @@ impl Counts {
         self.dropped_by_overload
     }
 
-    /// Newest picture received minus newest one through the pipeline. Before the first is through
-    /// there is nothing to be behind of but the first itself.
+    /// Newest picture received minus newest one that the pipeline is done with. Before the first
+    /// is through there is nothing to be behind of but the first itself.
     #[must_use]
     pub fn lag_ms(&self) -> u64 {
-        match (self.newest_in_ms, self.newest_out_ms) {
-            (Some(received), Some(out)) => u64::try_from(received - out).unwrap_or(0),
+        match (self.newest_in, self.newest_passed) {
+            (Some((_, received)), Some((_, passed))) => {
+                u64::try_from(received.saturating_sub(passed)).unwrap_or(0)
+            }
             (Some(_) | None, _) => 0,
         }
     }
@@ -185,7 +206,9 @@ fn describe_stream(stream: &Stream, status: &mut SessionStatus) {
     for (name, count) in counts.skipped.iter().chain(&counts.events) {
         *status.faults.entry((*name).to_owned()).or_default() += count;
     }
-    for (name, count) in [("too_large", counts.too_large), ("pipeline_lapped", stream.lapped())] {
+    for (name, count) in
+        [("too_large", counts.too_large), ("pipeline_lapped", stream.transcode.lapped())]
+    {
         if count > 0 {
             status.faults.insert(name.to_owned(), count);
         }
@@ -197,10 +220,11 @@ fn describe_stream(stream: &Stream, status: &mut SessionStatus) {
 }
 
 fn rungs(stream: &Stream) -> Vec<RungStatus> {
-    let mut off_left = stream.overload.rungs_off();
+    let mut off_left = stream.transcode.overload.rungs_off();
     let mut found = Vec::with_capacity(stream.plan.rungs.len());
     for (position, rung) in stream.plan.rungs.iter().enumerate() {
-        let decision = stream.ladder.as_ref().and_then(|ladder| ladder.rungs.get(position));
+        let decision =
+            stream.transcode.ladder.as_ref().and_then(|ladder| ladder.rungs.get(position));
         let source = stream.tracks.video.as_ref().and_then(|video| video.config);
         let size = source.map_or((0, 0), |config| (config.width, config.height));
         let (state, (width, height)) = match (&rung.kind, decision) {
@@ -251,6 +275,19 @@ fn skip_name(reason: SkipReason) -> &'static str {
         SkipReason::FrameRateCap => "skipped_frame_rate_cap",
         SkipReason::Unscalable => "skipped_unscalable",
     }
+}
+
+/// Events that an operator is told of at once.
+#[must_use]
+pub fn is_worth_telling(event: &PipelineEvent) -> bool {
+    matches!(
+        event,
+        PipelineEvent::VideoRefused(_)
+            | PipelineEvent::RungFailed { .. }
+            | PipelineEvent::RungLost { .. }
+            | PipelineEvent::SourceSizeChanged { .. }
+            | PipelineEvent::Failed
+    )
 }
 
 /// Events that count as faults.

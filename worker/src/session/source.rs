@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tasuki_shared::memory::MemoryError;
-use tasuki_shared::memory::log::{Entry, EntryKind, HeaderIds, LogReader, Miss};
+use tasuki_shared::memory::log::{Entry, EntryKind, HeaderIds, HeaderKind, LogReader, Miss};
 use tasuki_shared::memory::map::Access;
 
 /// Index behind the last packet that will ever come; `u64::MAX` while the stream goes on.
@@ -38,9 +38,17 @@ impl End {
     }
 }
 
+/// Where a pipeline begins: video at an IDR, sound where its encoder's history begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct First {
+    pub video: u64,
+    pub audio: u64,
+}
+
 /// See the module.
 pub struct LogSource {
     log: LogReader,
+    first: First,
     next: u64,
     end: End,
     /// Headers that the pipeline has been given.
@@ -56,13 +64,14 @@ impl LogSource {
     /// Reads from `first` on.
     pub fn open(
         fd: &impl AsFd,
-        first: u64,
+        first: First,
         end: End,
         lapped: Arc<AtomicU64>,
     ) -> Result<Self, MemoryError> {
         let log = LogReader::open(fd, Access::ReadWrite)?;
         let given = HeaderIds::default();
-        Ok(Self { log, next: first, end, given, held: None, tag: Vec::new(), lapped })
+        let next = first.video.min(first.audio);
+        Ok(Self { log, first, next, end, given, held: None, tag: Vec::new(), lapped })
     }
 
     /// The next entry with its tag in `self.tag`, or why there is none.
@@ -88,25 +97,38 @@ impl LogSource {
 
     /// Turns the entry whose tag is in `self.tag` into what the pipeline takes.
     fn packet(&mut self, entry: Entry, buffer: &mut Vec<u8>) -> Option<SourcePacket> {
+        let is_before_its_first = match entry.kind {
+            EntryKind::Audio | EntryKind::AudioOther => entry.index < self.first.audio,
+            EntryKind::VideoIdr
+            | EntryKind::VideoInter
+            | EntryKind::VideoDisposable
+            | EntryKind::VideoHeader
+            | EntryKind::AudioHeader
+            | EntryKind::Metadata
+            | EntryKind::VideoOther => entry.index < self.first.video,
+        };
+        if is_before_its_first {
+            return None;
+        }
         // A reader that began late, or skipped, gets the headers in force first; and the claims
         // before the header that is judged by them.
         if entry.kind.is_video_frame() && entry.headers.metadata != self.given.metadata {
             self.given.metadata = entry.headers.metadata;
-            if let Some(body) = self.log.header(entry.headers.metadata) {
+            if let Some(body) = self.log.header(HeaderKind::Metadata, entry.headers.metadata) {
                 self.hold(entry);
                 return declared(&body, entry.index);
             }
         }
         if entry.kind.is_video_frame() && entry.headers.video != self.given.video {
             self.given.video = entry.headers.video;
-            if let Some(header) = self.log.header(entry.headers.video) {
+            if let Some(header) = self.log.header(HeaderKind::Video, entry.headers.video) {
                 self.hold(entry);
                 return video_header(&header, entry.index, buffer);
             }
         }
         if entry.kind == EntryKind::Audio && entry.headers.audio != self.given.audio {
             self.given.audio = entry.headers.audio;
-            if let Some(header) = self.log.header(entry.headers.audio) {
+            if let Some(header) = self.log.header(HeaderKind::Audio, entry.headers.audio) {
                 self.hold(entry);
                 return audio_header(&header, entry.index, buffer);
             }

@@ -1,42 +1,37 @@
 //! What a live session has beside its connection: logs, tracks, pipeline, outputs.
 //!
-//! The io thread owns it and is the only writer of its logs. Whatever the pipeline gives for one
-//! source frame goes into all rung logs at once, so the rungs advance frame by frame together.
+//! The io thread owns it and is the only writer of its logs.
 
-use super::record::Put;
-use super::source::{End, LogSource};
+use super::pipeline_record::PipelineRecord;
+use super::record::{BadSection, Take};
+use super::source::End;
 use super::tracks::{Judged, Tracks};
+use super::transcode::{Given, Transcode};
 use super::{Outbox, Progress, report};
-use crate::ladder::RungDecision;
-use crate::media::packet::IsIdr;
-use crate::media::tag::{self, FlvKeyframe, WrittenAudio, WrittenVideo};
+use crate::ladder::{PassReason, RungDecision};
+use crate::leftovers::Leftover;
 use crate::media::timeline::{Timeline, Track};
-use crate::output::cursor::{Feed, LogName, Logs, StreamEnd};
+use crate::output::cursor::{Feed, LogName, Logs, PipelineState, StreamEnd};
 use crate::output::push::{Push, PushNews, Wrote};
 use crate::output::recording::Recording;
-use crate::pipeline::{
-    CutFrame, Declared, EncodedAudio, EncodedPicture, LadderState, Pipeline, PipelineError,
-    PipelineEvent, PipelineOutput, PipelineSpec, SkipReason, Start,
-};
+use crate::pipeline::PipelineError;
 use crate::rtmp::amf;
 use crate::rtmp::chunk::{MessageHeader, kind};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tasuki_shared::clock;
 use tasuki_shared::id::{PushId, RungId, SessionId};
 use tasuki_shared::memory::MemoryError;
-use tasuki_shared::memory::log::{EntryKind, LogError, LogHeads, LogWriter, Reservation};
+use tasuki_shared::memory::log::{
+    EntryKind, HEADER_BYTES_MAX, HeaderKind, LogHeads, LogWriter, Reservation,
+};
 use tasuki_shared::memory::push::PushMemory;
 use tasuki_shared::message::{FromWorker, LiveLease, Notice};
 use tasuki_shared::plan::{AudioPlan, LogKind, Plan, PushPlan, RungKind};
 
 /// Wakes the io thread.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
-
-/// Outputs of the pipeline taken in one wake-up; then the others have their turn.
-const PIPELINE_ROUNDS_MAX: usize = 256;
 
 /// Why a stream cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -45,16 +40,17 @@ pub enum StreamError {
     Fds { found: usize, expected: usize },
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Section(#[from] BadSection),
     #[error("the pipeline cannot start: {0}")]
     Pipeline(#[from] PipelineError),
 }
 
-enum Transcode {
-    /// Nothing of the plan needs a codec.
-    None,
-    Running(Pipeline),
-    /// It has given everything, or failed.
-    Done,
+/// Did a push's state change, so that the record must say so?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pushes {
+    AsRecorded,
+    Changed,
 }
 
 /// One live stream.
@@ -63,46 +59,73 @@ pub struct Stream {
     pub logs: Logs,
     pub pushes: Vec<Push>,
     pub(super) tracks: Tracks,
-    pub(super) ladder: Option<LadderState>,
+    pub(super) transcode: Transcode,
     pub(super) recordings: Vec<Recording>,
     pub(super) counts: report::Counts,
-    pub(super) overload: super::overload::Overload,
-    transcode: Transcode,
+    /// When the last media message was complete.
+    pub(super) last_media: Instant,
     end: End,
-    lapped: Arc<AtomicU64>,
-    last_frame: Option<CutFrame>,
-    audio_next_pts_samples: i64,
-    audio_config: Vec<u8>,
+    pushes_state: Pushes,
 }
 
 impl Stream {
     /// Starts a stream from nothing with the fds of its verdict.
-    pub fn start(plan: Plan, fds: Vec<OwnedFd>, wake: &Wake) -> Result<Self, StreamError> {
-        let heads = vec![LogHeads::empty(); plan.logs().len()];
-        Self::assemble(plan, fds, &heads, 0, wake)
+    pub fn start(
+        plan: Plan,
+        fds: Vec<OwnedFd>,
+        wake: &Wake,
+        now: Instant,
+    ) -> Result<Self, StreamError> {
+        let heads = vec![LogHeads::empty(); plan.logs().len().saturating_sub(1)];
+        let record = PipelineRecord { heads, ..PipelineRecord::default() };
+        Self::assemble(plan, fds, LogHeads::empty(), record, wake, now)
     }
 
-    /// Goes on with a stream that another owner had; `heads` are those of the plan's logs.
+    /// Goes on with a stream that another owner had, where its record says that it stopped.
+    /// Origins are dialled anew; recordings begin a new file with the next keyframe.
     pub fn resume(
         live: LiveLease,
-        fds: Vec<OwnedFd>,
-        heads: &[LogHeads],
+        mut fds: Vec<OwnedFd>,
+        source: LogHeads,
+        record: PipelineRecord,
+        pushes: &[u8],
         wake: &Wake,
+        now: Instant,
     ) -> Result<Self, StreamError> {
-        let first = heads.first().map_or(0, |source| source.keyframe.unwrap_or(source.index_head));
-        let mut stream = Self::assemble(live.plan, fds, heads, first, wake)?;
-        let logs = &stream.logs.source;
-        let ids = logs.heads().headers;
-        stream.tracks.restore(logs.header(ids.video).as_deref(), logs.header(ids.audio).as_deref());
+        let LiveLease { plan, connected } = live;
+        let memories = plan.logs().len() + plan.pushes.len();
+        for socket in fds.split_off(memories.min(fds.len())) {
+            let how = nix::sys::socket::Shutdown::Both;
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+            let _gone_is_as_good = nix::sys::socket::shutdown(fd, how);
+        }
+        tracing::debug!(connections = connected.len(), "origins are dialled anew");
+        let mut stream = Self::assemble(plan, fds, source, record, wake, now)?;
+        let ids = stream.logs.source.heads().headers;
+        let video = stream.logs.source.header(HeaderKind::Video, ids.video);
+        let audio = stream.logs.source.header(HeaderKind::Audio, ids.audio);
+        stream.tracks.restore(video.as_deref(), audio.as_deref());
+        if !pushes.is_empty() {
+            let mut take = Take::new("pushes", pushes);
+            for push in &mut stream.pushes {
+                push.decode(&mut take)?;
+            }
+            take.end()?;
+        }
+        for recording in &mut stream.recordings {
+            recording.go_to_head(&stream.logs);
+        }
+        stream.set_feeds();
         Ok(stream)
     }
 
     fn assemble(
         plan: Plan,
         mut fds: Vec<OwnedFd>,
-        heads: &[LogHeads],
-        first: u64,
+        source: LogHeads,
+        record: PipelineRecord,
         wake: &Wake,
+        now: Instant,
     ) -> Result<Self, StreamError> {
         let kinds = plan.logs();
         let expected = kinds.len() + plan.pushes.len();
@@ -110,70 +133,27 @@ impl Stream {
             return Err(StreamError::Fds { found: fds.len(), expected });
         }
         let push_fds = fds.split_off(kinds.len());
-        let mut source = None;
-        let mut audio = None;
-        let mut rungs: Vec<Option<LogWriter>> = plan.rungs.iter().map(|_| None).collect();
-        for (((kind, _), fd), heads) in kinds.iter().zip(&fds).zip(heads) {
-            let log = LogWriter::resume(fd, *heads)?;
-            match *kind {
-                LogKind::Source => source = Some(log),
-                LogKind::Audio => audio = Some(log),
-                LogKind::Rung(RungId(rung)) => rungs[usize::from(rung)] = Some(log),
-            }
-        }
-        let (Some(source), Some(source_fd)) = (source, fds.first()) else {
-            return Err(StreamError::Fds { found: 0, expected });
-        };
-        let logs = Logs { source, audio, rungs };
+        let (logs, source_fd) = open_logs(&plan, fds, source, &record.heads)?;
         let mut pushes = Vec::with_capacity(plan.pushes.len());
         for ((id, push), fd) in (0_u8..).zip(&plan.pushes).zip(&push_fds) {
-            let feed = feed_of(&plan, push.rung);
+            let feed = feed_of(&plan, push.rung, None);
             pushes.push(Push::new(PushId(id), push.clone(), feed, PushMemory::open(fd)?));
         }
         let end = End::open();
-        let lapped = Arc::new(AtomicU64::new(0));
+        let transcode = Transcode::start(&plan, &source_fd, &logs, record, &end, wake)?;
         let recordings = Recording::start_all(&plan);
-        let mut stream = Self {
+        Ok(Self {
             plan,
             logs,
             pushes,
             tracks: Tracks::default(),
-            ladder: None,
+            transcode,
             recordings,
             counts: report::Counts::default(),
-            overload: super::overload::Overload::new(),
-            transcode: Transcode::None,
+            last_media: now,
             end,
-            lapped,
-            last_frame: None,
-            audio_next_pts_samples: 0,
-            audio_config: Vec::new(),
-        };
-        if stream.plan.transcodes() || matches!(stream.plan.audio, AudioPlan::Aac { .. }) {
-            stream.start_pipeline(source_fd, first, wake)?;
-        }
-        Ok(stream)
-    }
-
-    fn start_pipeline(
-        &mut self,
-        source: &impl AsFd,
-        first: u64,
-        wake: &Wake,
-    ) -> Result<(), StreamError> {
-        let packets = LogSource::open(source, first, self.end.clone(), Arc::clone(&self.lapped))?;
-        let spec = PipelineSpec {
-            rungs: self.plan.rungs.clone(),
-            audio: self.plan.audio,
-            blur: self.plan.blur.clone(),
-            limits: self.plan.limits,
-            // The source log brings it.
-            declared: Declared::default(),
-            start: Start::Fresh,
-        };
-        let pipeline = Pipeline::start(spec, Box::new(packets), Arc::clone(wake))?;
-        self.transcode = Transcode::Running(pipeline);
-        Ok(())
+            pushes_state: Pushes::Changed,
+        })
     }
 
     /// A complete media message, its body in `reservation`. Returns a fault to be counted.
@@ -185,7 +165,8 @@ impl Stream {
         now: Instant,
     ) -> Option<String> {
         let body = self.logs.source.bytes(reservation.position, reservation.length);
-        self.counts.received(header.length, now);
+        self.last_media = now;
+        self.counts.received(header.length);
         let (track, judged) = if header.kind == kind::AUDIO {
             (Track::Audio, self.tracks.judge_audio(body))
         } else {
@@ -204,137 +185,49 @@ impl Stream {
         } else {
             let stamped = timeline.stamp(track, header.timestamp_ms, cts_ms);
             let cts_ms = i32::try_from(stamped.pts_ms - stamped.dts_ms).unwrap_or(0);
-            self.logs.source.append(reservation, kind, stamped.dts_ms, cts_ms, mark);
-            if track == Track::Video {
-                self.counts.frame_in(stamped.dts_ms);
+            let entry = self.logs.source.append(reservation, kind, stamped.dts_ms, cts_ms, mark);
+            if kind.is_video_frame() {
+                self.counts.frame_in(&entry);
             }
             stamped.correction
         };
         fault.map(str::to_owned).or_else(|| correction.map(|kind| kind.name().to_owned()))
     }
 
-    /// `onMetaData`: kept for the outputs and for the pipeline.
-    pub fn take_metadata(&mut self, payload: &[u8], timeline: &Timeline) {
-        let dts_ms = timeline.head_ms().unwrap_or(0);
+    /// `onMetaData`: kept for the outputs and for the pipeline; room for it was made. Returns a
+    /// fault to be counted.
+    pub fn take_metadata(&mut self, payload: &[u8], timeline: &Timeline) -> Option<&'static str> {
         let body = amf::without_amf3_prefix(payload);
-        self.put(LogName::Source, &[body], EntryKind::Metadata, dts_ms, 0);
+        if body.len() > HEADER_BYTES_MAX {
+            return Some("metadata_too_long");
+        }
+        let source = &mut self.logs.source;
+        let known = source.header(HeaderKind::Metadata, source.heads().headers.metadata);
+        if known.as_deref() == Some(body) {
+            return Some("repeated_metadata");
+        }
+        let dts_ms = timeline.head_ms().unwrap_or(0);
+        let put = source.put(&[body], EntryKind::Metadata, dts_ms, 0, clock::monotonic_us());
+        put.is_err().then_some("metadata_too_long")
     }
 
     /// Takes what the pipeline has ready. True when something must be committed.
     pub fn take_pipeline(&mut self, session: SessionId, outbox: &mut Outbox) -> bool {
-        let mut any = false;
-        for _ in 0..PIPELINE_ROUNDS_MAX {
-            let Transcode::Running(pipeline) = &self.transcode else { return any };
-            let Some(output) = pipeline.poll() else { return any };
-            any = true;
-            self.take_output(output, session, outbox);
+        let given = self.transcode.take(&mut self.logs, &mut self.counts, session, outbox);
+        if given == Given::Ladder {
+            self.set_feeds();
         }
-        any
+        given != Given::Nothing
     }
 
-    fn take_output(&mut self, output: PipelineOutput, session: SessionId, outbox: &mut Outbox) {
-        match output {
-            PipelineOutput::Ladder(ladder) => self.take_ladder(ladder),
-            PipelineOutput::Header { rung, avcc, width, height } => {
-                self.take_header(rung, &avcc, width, height);
-            }
-            PipelineOutput::Frame(picture) => self.take_picture(picture),
-            PipelineOutput::AudioHeader { asc } => {
-                let head = tag::audio_tag_header(WrittenAudio::SequenceHeader);
-                self.put(LogName::Audio, &[&head, &asc], EntryKind::AudioHeader, 0, 0);
-                self.audio_config = asc;
-            }
-            PipelineOutput::Audio(audio) => self.take_audio(&audio),
-            PipelineOutput::Skipped { source_index: _, reason } => self.counts.skipped(reason),
-            PipelineOutput::Event(event) => self.take_event(&event, session, outbox),
-        }
-    }
-
-    fn take_ladder(&mut self, ladder: LadderState) {
-        for push in &mut self.pushes {
-            let decision = ladder.rungs.get(usize::from(push.plan().rung.0));
-            if matches!(decision, Some(RungDecision::Passing(_))) {
-                push.feed_from(Feed::Source);
-            }
-        }
-        for recording in &mut self.recordings {
-            let decision = ladder.rungs.get(usize::from(recording.rung().0));
-            if matches!(decision, Some(RungDecision::Passing(_))) {
-                recording.feed_from(Feed::Source);
-            }
-        }
-        self.ladder = Some(ladder);
-    }
-
-    fn take_header(&mut self, rung: RungId, avcc: &[u8], width: u32, height: u32) {
-        let fps = self.ladder.as_ref().map_or(0.0, |ladder| ladder.frame_rate.as_f64());
-        let metadata = metadata_of(width, height, fps, self.plan.audio);
-        let log = LogName::Rung(rung);
-        self.put(log, &[&metadata], EntryKind::Metadata, 0, 0);
-        let head = tag::video_tag_header(WrittenVideo::SequenceHeader);
-        self.put(log, &[&head, avcc], EntryKind::VideoHeader, 0, 0);
-    }
-
-    fn take_picture(&mut self, picture: EncodedPicture) {
-        let EncodedPicture { source_index, pts_ms, keyframe: _, rungs } = picture;
-        for (rung, frame) in &rungs {
-            let (keyframe, kind) = match frame.idr {
-                IsIdr::Idr => (FlvKeyframe::Key, EntryKind::VideoIdr),
-                IsIdr::Other => (FlvKeyframe::Inter, EntryKind::VideoInter),
-            };
-            let what = WrittenVideo::Frame { keyframe, cts_ms: 0 };
-            let head = tag::video_tag_header(what);
-            self.put(LogName::Rung(*rung), &[&head, &frame.payload], kind, pts_ms, source_index);
-            self.counts.rung_frame(*rung, frame.payload.len());
-        }
-        self.counts.frame_out(pts_ms);
-        self.last_frame = Some(CutFrame { source_index, pts_ms });
-    }
-
-    fn take_audio(&mut self, audio: &EncodedAudio) {
-        let head = tag::audio_tag_header(WrittenAudio::Frame);
-        let (dts_ms, mark) = (audio.pts_ms, audio.source_index);
-        self.put(LogName::Audio, &[&head, &audio.payload], EntryKind::Audio, dts_ms, mark);
-        self.audio_next_pts_samples = audio.pts_samples + 1024;
-    }
-
-    fn take_event(&mut self, event: &PipelineEvent, session: SessionId, outbox: &mut Outbox) {
-        self.counts.event(event);
-        if matches!(event, PipelineEvent::Ended | PipelineEvent::Failed) {
-            self.transcode = Transcode::Done;
-        }
-        let worth_telling = matches!(
-            event,
-            PipelineEvent::VideoRefused(_)
-                | PipelineEvent::RungFailed { .. }
-                | PipelineEvent::RungLost { .. }
-                | PipelineEvent::SourceSizeChanged { .. }
-                | PipelineEvent::Failed
-        );
-        if worth_telling {
-            let notice = Notice::Pipeline { event: format!("{event:?}") };
-            outbox.push((FromWorker::Notice { session: Some(session), notice }, Vec::new()));
-        }
-    }
-
-    /// Lag and overload, dials, deadlines.
+    /// Overload, dials, deadlines.
     pub fn tick(&mut self, session: SessionId, now: Instant, outbox: &mut Outbox) {
-        let lag_ms = self.lag_ms();
-        if let Transcode::Running(pipeline) = &self.transcode {
-            let encoded =
-                self.plan.rungs.iter().filter(|rung| rung.kind != RungKind::Source).count();
-            if let Some(order) = self.overload.judge(lag_ms, encoded, now) {
-                pipeline.set_overload(order.pipeline());
-                if let Some(notice) = order.notice(lag_ms, self.counts.dropped_by_overload()) {
-                    let session = Some(session);
-                    outbox.push((FromWorker::Notice { session, notice }, Vec::new()));
-                }
-            }
-        }
+        self.transcode.judge(&self.counts, session, now, outbox);
         let end = self.output_end();
         for push in &mut self.pushes {
             let id = push.id();
             if let Some(news) = push.tick(&self.logs, end, now) {
+                self.pushes_state = Pushes::Changed;
                 tell(news, session, id, outbox);
             }
         }
@@ -345,9 +238,12 @@ impl Stream {
         }
     }
 
-    /// Composes what the pushes send next, feeds the recordings. True when a batch is new.
-    pub fn compose(&mut self, end: StreamEnd) -> bool {
-        let mut any = false;
+    /// Composes what the pushes send next, feeds the recordings. True when the record must say
+    /// something new of the pushes.
+    pub fn compose(&mut self) -> bool {
+        let end = self.output_end();
+        let mut any =
+            std::mem::replace(&mut self.pushes_state, Pushes::AsRecorded) == Pushes::Changed;
         for push in &mut self.pushes {
             any |= push.compose(&self.logs, end);
         }
@@ -372,6 +268,7 @@ impl Stream {
                 progress = Progress::More;
             }
             if let Some(news) = news {
+                self.pushes_state = Pushes::Changed;
                 tell(news, session, id, outbox);
             }
         }
@@ -388,6 +285,7 @@ impl Stream {
         if let Some(push) = self.pushes.get_mut(usize::from(id.0))
             && let Some(news) = push.readable(now)
         {
+            self.pushes_state = Pushes::Changed;
             tell(news, session, id, outbox);
         }
     }
@@ -403,25 +301,29 @@ impl Stream {
         if let Some(push) = self.pushes.get_mut(usize::from(id.0))
             && let Some(news) = push.dialed(outcome, now)
         {
+            self.pushes_state = Pushes::Changed;
             tell(news, session, id, outbox);
         }
     }
 
-    /// No more packets come.
+    /// No more packets come. What is there has been committed.
     pub fn over(&mut self) {
         self.end.at(self.logs.source.heads().index_head);
-        self.logs.source.publish();
-    }
-
-    #[must_use]
-    pub fn pipeline_is_done(&self) -> bool {
-        matches!(self.transcode, Transcode::None | Transcode::Done)
+        self.logs.source.wake();
     }
 
     /// Everything has been written, or never will be.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.pipeline_is_done() && self.pushes.iter().all(Push::is_over)
+        !self.transcode.is_running()
+            && self.pushes.iter().all(Push::is_over)
+            && self.recordings.iter().all(|recording| recording.is_fed(&self.logs))
+    }
+
+    /// Are packets of this stream inside codecs now?
+    #[must_use]
+    pub fn is_processing(&self) -> bool {
+        self.logs.pipeline == PipelineState::Busy
     }
 
     /// Ends what is still open.
@@ -432,12 +334,26 @@ impl Stream {
                 tell(news, session, id, outbox);
             }
         }
-        self.recordings.clear();
-        if let Transcode::Running(pipeline) =
-            std::mem::replace(&mut self.transcode, Transcode::Done)
-        {
-            let _left_behind_threads_end_with_the_worker = pipeline.stop();
+        self.transcode.abandon();
+    }
+
+    /// What is still to be done off the io thread for a stream that ends or goes on.
+    pub fn take_leftovers(&mut self) -> Vec<Leftover> {
+        let mut found: Vec<Leftover> = self.transcode.take_leftovers().collect();
+        if self.end.is_set() && !self.transcode.is_running() {
+            let fed = |recording: &Recording| recording.is_fed(&self.logs);
+            found.extend(
+                self.recordings
+                    .iter_mut()
+                    .filter_map(|recording| if fed(recording) { recording.finish() } else { None }),
+            );
         }
+        found
+    }
+
+    /// Recordings whose end was not reached in time are finished with what they have.
+    pub fn finish_recordings(&mut self) -> Vec<Leftover> {
+        self.recordings.iter_mut().filter_map(Recording::finish).collect()
     }
 
     /// Push connections that are over, to be taken out of epoll and closed.
@@ -456,16 +372,8 @@ impl Stream {
     }
 
     pub fn encode_pipeline(&self, into: &mut Vec<u8>) {
-        let last = self.last_frame.unwrap_or(CutFrame { source_index: u64::MAX, pts_ms: 0 });
-        into.put_u64(last.source_index);
-        into.put_u64(last.pts_ms.cast_unsigned());
-        into.put_u64(self.audio_next_pts_samples.cast_unsigned());
-        if let Some(audio) = &self.logs.audio {
-            audio.heads().encode(into);
-        }
-        for rung in self.logs.rungs.iter().flatten() {
-            rung.heads().encode(into);
-        }
+        let logs = self.logs.audio.iter().chain(self.logs.rungs.iter().flatten());
+        self.transcode.record(logs.map(LogWriter::heads).collect()).encode(into);
     }
 
     pub fn encode_pushes(&self, into: &mut Vec<u8>) {
@@ -477,51 +385,80 @@ impl Stream {
     /// How far the pipeline is behind the publisher, in stream time.
     #[must_use]
     pub fn lag_ms(&self) -> u64 {
-        match self.transcode {
-            Transcode::Running(_) if self.plan.transcodes() => self.counts.lag_ms(),
-            Transcode::Running(_) | Transcode::None | Transcode::Done => 0,
-        }
-    }
-
-    #[must_use]
-    pub fn lapped(&self) -> u64 {
-        self.lapped.load(Ordering::Relaxed)
+        if self.transcode.is_running() && self.plan.transcodes() { self.counts.lag_ms() } else { 0 }
     }
 
     fn output_end(&self) -> StreamEnd {
-        if self.end.is_set() && self.pipeline_is_done() {
+        if self.end.is_set() && !self.transcode.is_running() {
             StreamEnd::Over
         } else {
             StreamEnd::Going
         }
     }
 
-    /// Puts a packet into a log; one that is too large for its log is lost by name.
-    fn put(&mut self, log: LogName, parts: &[&[u8]], kind: EntryKind, dts_ms: i64, mark: u64) {
-        let log = match log {
-            LogName::Source => Some(&mut self.logs.source),
-            LogName::Audio => self.logs.audio.as_mut(),
-            LogName::Rung(RungId(rung)) => {
-                self.logs.rungs.get_mut(usize::from(rung)).and_then(Option::as_mut)
-            }
+    /// Each output reads what the ladder says its rung is.
+    fn set_feeds(&mut self) {
+        let Self { plan, pushes, recordings, transcode, .. } = self;
+        let decision = |rung: RungId| {
+            transcode.ladder.as_ref().and_then(|ladder| ladder.rungs.get(usize::from(rung.0)))
         };
-        let Some(log) = log else { return };
-        match log.put(parts, kind, dts_ms, 0, mark) {
-            Ok(_) => {}
-            Err(LogError::TooLong { .. } | LogError::OpenTooLarge { .. }) => {
-                self.counts.too_large += 1;
-            }
+        for push in pushes {
+            let rung = push.plan().rung;
+            push.feed_from(feed_of(plan, rung, decision(rung)));
+        }
+        for recording in recordings {
+            let rung = recording.rung();
+            recording.feed_from(feed_of(plan, rung, decision(rung)));
         }
     }
 }
 
-/// What a rung's outputs read.
+/// Maps the logs in the order of the plan; gives the source log's fd back.
+fn open_logs(
+    plan: &Plan,
+    fds: Vec<OwnedFd>,
+    source_heads: LogHeads,
+    heads: &[LogHeads],
+) -> Result<(Logs, OwnedFd), StreamError> {
+    let kinds = plan.logs();
+    let heads = std::iter::once(&source_heads).chain(heads);
+    let mut source = None;
+    let mut audio = None;
+    let mut rungs: Vec<Option<LogWriter>> = plan.rungs.iter().map(|_| None).collect();
+    for (((kind, _), fd), heads) in kinds.iter().zip(&fds).zip(heads) {
+        let log = LogWriter::resume(fd, *heads)?;
+        match *kind {
+            LogKind::Source => source = Some(log),
+            LogKind::Audio => audio = Some(log),
+            LogKind::Rung(RungId(rung)) => rungs[usize::from(rung)] = Some(log),
+        }
+    }
+    let missing = StreamError::Fds { found: fds.len(), expected: kinds.len() };
+    match (source, fds.into_iter().next()) {
+        (Some(source), Some(fd)) => {
+            Ok((Logs { source, audio, rungs, pipeline: PipelineState::Empty }, fd))
+        }
+        (None | Some(_), None | Some(_)) => Err(missing),
+    }
+}
+
+/// What a rung's outputs read, by the plan and, once it is known, by the ladder.
 #[must_use]
-pub fn feed_of(plan: &Plan, rung: RungId) -> Feed {
-    match plan.rung(rung).map(|rung| &rung.kind) {
-        None | Some(RungKind::Source) => Feed::Source,
-        Some(RungKind::Encoded(_)) => {
-            let audio = match plan.audio {
+pub fn feed_of(plan: &Plan, rung: RungId, decision: Option<&RungDecision>) -> Feed {
+    let kind = plan.rung(rung).map(|rung| &rung.kind);
+    let source_video = Feed::Merged { video: LogName::Source, audio: None };
+    match (kind, decision, plan.audio) {
+        // `none` holds for every rendition; the planned source rung keeps its own sound otherwise.
+        (None | Some(RungKind::Source), _, AudioPlan::None)
+        | (_, Some(RungDecision::Passing(_)), AudioPlan::None) => source_video,
+        (None | Some(RungKind::Source), _, AudioPlan::Copy | AudioPlan::Aac { .. })
+        | (_, Some(RungDecision::Passing(PassReason::Planned)), _)
+        | (_, Some(RungDecision::Passing(PassReason::Matches)), AudioPlan::Copy) => Feed::Source,
+        (_, Some(RungDecision::Passing(PassReason::Matches)), AudioPlan::Aac { .. }) => {
+            Feed::Merged { video: LogName::Source, audio: Some(LogName::Audio) }
+        }
+        (Some(RungKind::Encoded(_)), _, audio) => {
+            let audio = match audio {
                 AudioPlan::Copy => Some(LogName::Source),
                 AudioPlan::Aac { .. } => Some(LogName::Audio),
                 AudioPlan::None => None,
@@ -535,12 +472,6 @@ pub fn feed_of(plan: &Plan, rung: RungId) -> Feed {
 #[must_use]
 pub fn destination(push: &PushPlan) -> String {
     format!("rtmp://{}:{}/{}", push.host, push.port, push.app)
-}
-
-/// Counts as dropped because the pipeline was behind.
-#[must_use]
-pub fn is_overload(reason: SkipReason) -> bool {
-    reason == SkipReason::Overload
 }
 
 fn tell(news: PushNews, session: SessionId, push: PushId, outbox: &mut Outbox) {
@@ -559,27 +490,4 @@ fn tell(news: PushNews, session: SessionId, push: PushId, outbox: &mut Outbox) {
         }
     };
     outbox.push((said, Vec::new()));
-}
-
-fn metadata_of(width: u32, height: u32, fps: f64, audio: AudioPlan) -> Vec<u8> {
-    amf::Writer::new()
-        .string("@setDataFrame")
-        .string("onMetaData")
-        .object(|w| {
-            let w = w
-                .name("width")
-                .number(f64::from(width))
-                .name("height")
-                .number(f64::from(height))
-                .name("framerate")
-                .number(fps)
-                .name("videocodecid")
-                .number(7.0);
-            let w = match audio {
-                AudioPlan::None => w,
-                AudioPlan::Copy | AudioPlan::Aac { .. } => w.name("audiocodecid").number(10.0),
-            };
-            w.name("encoder").string("Tasuki")
-        })
-        .finish()
 }

@@ -5,7 +5,7 @@ use crate::media::config::{self, VideoConfig};
 use crate::media::nal::{self, IsDisposable, NalLengthSize};
 use crate::media::packet::{IsIdr, VideoCodec};
 use crate::media::tag::{self, AudioKind, TagError, VideoKind};
-use tasuki_shared::memory::log::EntryKind;
+use tasuki_shared::memory::log::{EntryKind, HEADER_BYTES_MAX};
 
 /// The video track as its newest sequence header describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +91,9 @@ impl Tracks {
         };
         match tag.kind {
             AudioKind::SequenceHeader { config } => {
+                if body.len() > HEADER_BYTES_MAX {
+                    return Judged::Dropped("audio_header_too_long");
+                }
                 if self.audio.as_ref().is_some_and(|track| track.tag == body) {
                     return Judged::Dropped("repeated_audio_header");
                 }
@@ -120,6 +123,9 @@ impl Tracks {
     }
 
     fn video_header(&mut self, codec: VideoCodec, config: &[u8], body: &[u8]) -> Judged {
+        if body.len() > HEADER_BYTES_MAX {
+            return Judged::Dropped("video_header_too_long");
+        }
         if self.video.as_ref().is_some_and(|track| track.tag == body) {
             return Judged::Dropped("repeated_video_header");
         }

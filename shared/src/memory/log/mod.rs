@@ -6,7 +6,7 @@
 //! by id, so that a reader that starts late has them.
 //!
 //! ```text
-//! | header page | 8 header slots of a page | index: entries of 64 bytes | payload ring (twice) |
+//! | header page | 8 pages of kept headers | index: entries of 64 bytes | payload ring (twice) |
 //! ```
 //!
 //! Invariants
@@ -95,7 +95,23 @@ impl EntryKind {
 
     #[must_use]
     pub fn is_header(self) -> bool {
-        matches!(self, Self::VideoHeader | Self::AudioHeader | Self::Metadata)
+        self.header().is_some()
+    }
+
+    /// Which kind of header this is, if it is one.
+    #[must_use]
+    pub fn header(self) -> Option<HeaderKind> {
+        match self {
+            Self::VideoHeader => Some(HeaderKind::Video),
+            Self::AudioHeader => Some(HeaderKind::Audio),
+            Self::Metadata => Some(HeaderKind::Metadata),
+            Self::VideoIdr
+            | Self::VideoInter
+            | Self::VideoDisposable
+            | Self::Audio
+            | Self::VideoOther
+            | Self::AudioOther => None,
+        }
     }
 
     #[must_use]
@@ -104,7 +120,32 @@ impl EntryKind {
     }
 }
 
-/// Ids of the sequence headers in force; 0 is none.
+/// Headers that are kept aside, each kind in slots of its own, so that no number of one kind
+/// overwrites another that is still in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderKind {
+    Video,
+    Audio,
+    Metadata,
+}
+
+impl HeaderKind {
+    /// First slot and number of slots.
+    const fn slots(self) -> (usize, usize) {
+        match self {
+            Self::Video => (0, 4),
+            Self::Audio => (4, 2),
+            Self::Metadata => (6, 2),
+        }
+    }
+
+    const fn place(self, id: u32) -> usize {
+        let (first, count) = self.slots();
+        HEADERS_AT + (first + id as usize % count) * PAGE_BYTES
+    }
+}
+
+/// Ids of the sequence headers in force, counted for each kind; 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeaderIds {
     pub video: u32,
@@ -302,6 +343,16 @@ impl LogMemory {
         (entry.index == index && self.is_there(&entry)).then_some(entry)
     }
 
+    /// The oldest index at or above `from` and below `head` whose entry is there.
+    fn oldest(&self, from: u64, head: u64) -> u64 {
+        let tail = self.index_tail().load(Ordering::Acquire);
+        let mut index = from.max(tail).min(head);
+        while index < head && self.entry(index).is_none() {
+            index += 1;
+        }
+        index
+    }
+
     /// Are this entry and its payload at or above the tails?
     fn is_there(&self, entry: &Entry) -> bool {
         entry.index >= self.index_tail().load(Ordering::Acquire)
@@ -310,11 +361,11 @@ impl LogMemory {
     }
 
     /// The header kept aside under `id`, unless it has been overwritten by a newer one.
-    fn header(&self, id: u32) -> Option<Vec<u8>> {
+    fn header(&self, kind: HeaderKind, id: u32) -> Option<Vec<u8>> {
         if id == 0 {
             return None;
         }
-        let at = HEADERS_AT + (id as usize % HEADER_SLOTS) * PAGE_BYTES;
+        let at = kind.place(id);
         let mut prefix = [0; HEADER_PREFIX_BYTES];
         self.plain.read(at, &mut prefix);
         let word = |at: usize| {

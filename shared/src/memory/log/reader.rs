@@ -1,6 +1,6 @@
 //! The reading end of a log, in another thread or process than its writer.
 
-use super::{Entry, LogMemory, wake_all};
+use super::{Entry, HeaderKind, LogMemory, wake_all};
 use crate::kernel;
 use crate::memory::MemoryError;
 use crate::memory::map::Access;
@@ -67,8 +67,8 @@ impl LogReader {
 
     /// A header kept aside.
     #[must_use]
-    pub fn header(&self, id: u32) -> Option<Vec<u8>> {
-        self.memory.header(id)
+    pub fn header(&self, kind: HeaderKind, id: u32) -> Option<Vec<u8>> {
+        self.memory.header(kind, id)
     }
 
     /// Waits until the head is beyond `index`, at most `wait`. May return early.

@@ -33,7 +33,7 @@ fn a_packet_reads_back_whole_after_publication_and_not_before() {
         (&got[..], entry.pts_ms(), entry.keyframe, entry.mark),
         (&b"frame"[..], 120, Some(1), 9)
     );
-    assert_eq!(reader.header(entry.headers.video).unwrap(), b"header");
+    assert_eq!(reader.header(HeaderKind::Video, entry.headers.video).unwrap(), b"header");
 }
 
 #[test]
@@ -112,8 +112,8 @@ fn an_open_message_survives_being_overtaken_by_relocation() {
         let small = payload(index, 700);
         let length = u32::try_from(small.len()).unwrap();
         writer.check(length, u64::from(open.length)).unwrap();
-        if writer.would_overtake(&open, length) {
-            writer.relocate(&mut open);
+        if writer.would_overtake(&open, length, u64::from(open.length)) {
+            writer.relocate(&mut open).unwrap();
             relocations += 1;
         }
         writer.put(&[&small], EntryKind::Audio, 0, 0, 0).unwrap();
@@ -125,6 +125,39 @@ fn an_open_message_survives_being_overtaken_by_relocation() {
     let mut got = Vec::new();
     LogReader::open(&fd, Access::Read).unwrap().read(entry.index, &mut got).unwrap();
     assert_eq!(got, whole);
+}
+
+#[test]
+fn a_header_in_force_survives_any_number_of_headers_of_other_kinds() {
+    let (_fd, mut writer, reader) = pair();
+    writer.put(&[b"sps"], EntryKind::VideoHeader, 0, 0, 0).unwrap();
+    for round in 0..50_u64 {
+        writer.put(&[&round.to_le_bytes()], EntryKind::Metadata, 0, 0, 0).unwrap();
+    }
+    let ids = writer.heads().headers;
+    assert_eq!((ids.video, ids.metadata), (1, 50));
+    assert_eq!(reader.header(HeaderKind::Video, 1).unwrap(), b"sps");
+    assert_eq!(reader.header(HeaderKind::Metadata, 50).unwrap(), 49_u64.to_le_bytes());
+    assert_eq!(reader.header(HeaderKind::Metadata, 48), None, "overwritten by 50");
+}
+
+#[test]
+fn a_relocation_never_touches_its_own_source() {
+    // As long as the capacity rule holds, every relocation that is due is accepted.
+    for length in [500_u32, 1500, 3000] {
+        let (_fd, mut writer, _reader) = pair();
+        let mut open = writer.reserve(length);
+        writer.fill(&mut open, &vec![7; length as usize]);
+        for index in 0..200 {
+            let small = payload(index, 900);
+            let small_length = u32::try_from(small.len()).unwrap();
+            if writer.would_overtake(&open, small_length, u64::from(length)) {
+                writer.relocate(&mut open).unwrap();
+            }
+            writer.put(&[&small], EntryKind::Audio, 0, 0, 0).unwrap();
+            assert_eq!(writer.bytes(open.position, open.length), vec![7; length as usize]);
+        }
+    }
 }
 
 #[test]

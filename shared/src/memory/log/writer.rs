@@ -1,13 +1,16 @@
 //! The writing end of a log: reserve, fill, append, publish after the commit.
 
 use super::{
-    Entry, EntryKind, HEADER_BYTES_MAX, HEADER_PREFIX_BYTES, HEADER_SLOTS, HEADERS_AT, HeaderIds,
-    LogError, LogMemory, NO_INDEX, WHAT, wake_all,
+    Entry, EntryKind, HEADER_BYTES_MAX, HEADER_PREFIX_BYTES, HeaderIds, HeaderKind, LogError,
+    LogMemory, NO_INDEX, WHAT, wake_all,
 };
+use crate::memory::MemoryError;
 use crate::memory::map::{Access, RingMapping};
-use crate::memory::{MemoryError, PAGE_BYTES};
 use std::os::fd::AsFd;
 use std::sync::atomic::{Ordering, fence};
+
+/// Beyond any count of entries or bytes that a log can reach.
+const COUNT_MAX: u64 = 1 << 56;
 
 /// What of a log belongs into the commit record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,14 +21,12 @@ pub struct LogHeads {
     pub reserve_head: u64,
     /// Index of the last IDR.
     pub keyframe: Option<u64>,
-    /// Number of headers kept aside so far.
-    pub headers_total: u32,
     pub headers: HeaderIds,
 }
 
 impl LogHeads {
     /// Encoded size.
-    pub const BYTES: usize = 40;
+    pub const BYTES: usize = 36;
 
     /// A log in which nothing is.
     #[must_use]
@@ -34,19 +35,18 @@ impl LogHeads {
             index_head: 0,
             reserve_head: 0,
             keyframe: None,
-            headers_total: 0,
             headers: HeaderIds { video: 0, audio: 0, metadata: 0 },
         }
     }
 
     /// Appends the little-endian encoding.
     pub fn encode(&self, into: &mut Vec<u8>) {
-        let Self { index_head, reserve_head, keyframe, headers_total, headers } = *self;
+        let Self { index_head, reserve_head, keyframe, headers } = *self;
         let HeaderIds { video, audio, metadata } = headers;
         for word in [index_head, reserve_head, keyframe.unwrap_or(NO_INDEX)] {
             into.extend(word.to_le_bytes());
         }
-        for word in [headers_total, video, audio, metadata] {
+        for word in [video, audio, metadata] {
             into.extend(word.to_le_bytes());
         }
     }
@@ -62,8 +62,7 @@ impl LogHeads {
             index_head: word(0),
             reserve_head: word(8),
             keyframe: (word(16) != NO_INDEX).then_some(word(16)),
-            headers_total: half(24),
-            headers: HeaderIds { video: half(28), audio: half(32), metadata: half(36) },
+            headers: HeaderIds { video: half(24), audio: half(28), metadata: half(32) },
         }
     }
 }
@@ -91,11 +90,9 @@ impl LogWriter {
         if heads.keyframe.is_some_and(|index| index >= heads.index_head) {
             return Err(damaged("a keyframe beyond the head"));
         }
-        if [heads.headers.video, heads.headers.audio, heads.headers.metadata]
-            .iter()
-            .any(|&id| id > heads.headers_total)
-        {
-            return Err(damaged("a header id beyond their number"));
+        // Positions are counted bytes; no connection lives long enough to come near this.
+        if heads.index_head > COUNT_MAX || heads.reserve_head > COUNT_MAX {
+            return Err(damaged("impossible heads"));
         }
         // Stored again: the last owner may have died between its flip and this store.
         memory.published().store(heads.index_head, Ordering::Release);
@@ -118,11 +115,22 @@ impl LogWriter {
         self.memory.payload.capacity() as u64
     }
 
-    /// Would a reservation of `length` overwrite bytes of `open`? Then `open` must be relocated
-    /// and that be committed first.
+    /// Would a reservation of `length` come so near to `open` that it must be relocated, and that
+    /// be committed, first? `open_bytes` is the size of all unfinished messages: relocating early
+    /// keeps the copy apart from its source.
     #[must_use]
-    pub fn would_overtake(&self, open: &Reservation, length: u32) -> bool {
-        open.position + self.capacity() < self.heads.reserve_head + u64::from(length)
+    pub fn would_overtake(&self, open: &Reservation, length: u32, open_bytes: u64) -> bool {
+        let head = self.heads.reserve_head + u64::from(length) + open_bytes;
+        open.position + self.capacity() < head
+    }
+
+    /// Is this a reservation that this log can have?
+    #[must_use]
+    pub fn owns(&self, open: &Reservation) -> bool {
+        let end = open.position.checked_add(u64::from(open.length));
+        open.fill <= open.length
+            && end.is_some_and(|end| end <= self.heads.reserve_head)
+            && open.position + self.capacity() >= self.heads.reserve_head
     }
 
     /// Checks that a message of `length` fits beside `open_bytes` of unfinished ones, with room
@@ -156,10 +164,15 @@ impl LogWriter {
     }
 
     /// Copies an open reservation to the head; its old place is free once that is committed.
-    pub fn relocate(&mut self, open: &mut Reservation) {
+    pub fn relocate(&mut self, open: &mut Reservation) -> Result<(), LogError> {
+        let (length, capacity) = (u64::from(open.length), self.capacity());
+        if self.heads.reserve_head + length > open.position + capacity {
+            return Err(LogError::OpenTooLarge { open: length, length, capacity });
+        }
         let fresh = self.reserve(open.length);
         self.memory.payload.copy_within(open.position, fresh.position, open.fill as usize);
         open.position = fresh.position;
+        Ok(())
     }
 
     /// Bytes of a reservation or entry, in place; for the owner only.
@@ -182,8 +195,8 @@ impl LogWriter {
         if kind == EntryKind::VideoIdr {
             self.heads.keyframe = Some(index);
         }
-        if kind.is_header() {
-            self.keep_header(kind, reservation);
+        if let Some(header) = kind.header() {
+            self.keep_header(header, reservation);
         }
         let entry = Entry {
             index,
@@ -251,8 +264,21 @@ impl LogWriter {
 
     /// A header kept aside.
     #[must_use]
-    pub fn header(&self, id: u32) -> Option<Vec<u8>> {
-        self.memory.header(id)
+    pub fn header(&self, kind: HeaderKind, id: u32) -> Option<Vec<u8>> {
+        self.memory.header(kind, id)
+    }
+
+    /// Where a reader goes on that was lapped and needs no keyframe: the oldest entry at or after
+    /// `from` that is there, or the head.
+    #[must_use]
+    pub fn oldest(&self, from: u64) -> u64 {
+        self.memory.oldest(from, self.heads.index_head)
+    }
+
+    /// Wakes readers without showing them anything new.
+    pub fn wake(&self) {
+        self.memory.wake_word().fetch_add(1, Ordering::SeqCst);
+        wake_all(self.memory.wake_word());
     }
 
     /// The payload ring, to be written from by the kernel.
@@ -261,32 +287,28 @@ impl LogWriter {
         &self.memory.payload
     }
 
-    fn keep_header(&mut self, kind: EntryKind, reservation: Reservation) {
+    /// A header of more than `HEADER_BYTES_MAX` is only an entry; its maker has to refuse it.
+    fn keep_header(&mut self, kind: HeaderKind, reservation: Reservation) {
         let bytes = self.bytes(reservation.position, reservation.length);
         if bytes.len() > HEADER_BYTES_MAX {
             return;
         }
-        let bytes = bytes.to_vec();
-        let id = self.heads.headers_total + 1;
+        let id = match kind {
+            HeaderKind::Video => self.heads.headers.video + 1,
+            HeaderKind::Audio => self.heads.headers.audio + 1,
+            HeaderKind::Metadata => self.heads.headers.metadata + 1,
+        };
         let mut page = Vec::with_capacity(HEADER_PREFIX_BYTES + bytes.len());
         page.extend(id.to_le_bytes());
         page.extend(reservation.length.to_le_bytes());
-        page.extend(crc32fast::hash(&bytes).to_le_bytes());
+        page.extend(crc32fast::hash(bytes).to_le_bytes());
         page.extend([0; 4]);
         page.extend(bytes);
-        let at = HEADERS_AT + (id as usize % HEADER_SLOTS) * PAGE_BYTES;
-        self.memory.plain.write(at, &page);
-        self.heads.headers_total = id;
+        self.memory.plain.write(kind.place(id), &page);
         match kind {
-            EntryKind::VideoHeader => self.heads.headers.video = id,
-            EntryKind::AudioHeader => self.heads.headers.audio = id,
-            EntryKind::Metadata => self.heads.headers.metadata = id,
-            EntryKind::VideoIdr
-            | EntryKind::VideoInter
-            | EntryKind::VideoDisposable
-            | EntryKind::Audio
-            | EntryKind::VideoOther
-            | EntryKind::AudioOther => unreachable!("only headers are kept aside"),
+            HeaderKind::Video => self.heads.headers.video = id,
+            HeaderKind::Audio => self.heads.headers.audio = id,
+            HeaderKind::Metadata => self.heads.headers.metadata = id,
         }
     }
 }

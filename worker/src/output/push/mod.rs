@@ -15,80 +15,41 @@
 //! Invariants: no byte of media is written that no commit covers; a slow or absent origin is never
 //! waited for, the log's tail passes it by, it is cut and begins again at a keyframe.
 
-use super::cursor::{Cursor, Feed, LogName, Logs, Next, StreamEnd};
-use crate::rtmp::chunk::kind;
+mod batch;
+
+use super::cursor::{Cursor, Feed, Logs, Next, StreamEnd};
 use crate::rtmp::push_client::{PushClient, PushError, PushEvent, PushTarget};
-use crate::rtmp::write::{MessageStart, WrittenHeader};
-use crate::session::record::Put;
+use crate::session::record::{BadSection, Put, Take};
+use batch::{Batch, send};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use tasuki_shared::id::PushId;
 use tasuki_shared::limits::{
-    CHUNK_SIZE_OUT, DIAL_DEADLINE, PUSH_BACKOFF_FIRST, PUSH_BACKOFF_MAX, PUSH_CLOSING_DEADLINE,
+    DIAL_DEADLINE, PUSH_BACKOFF_FIRST, PUSH_BACKOFF_MAX, PUSH_CLOSING_DEADLINE,
     PUSH_COMMAND_RING_BYTES, PUSH_HANDSHAKE_DEADLINE, PUSH_INBOUND_RING_BYTES,
 };
-use tasuki_shared::memory::log::EntryKind;
 use tasuki_shared::memory::map::Gather;
 use tasuki_shared::memory::push::PushMemory;
 use tasuki_shared::message::DialError;
 use tasuki_shared::plan::PushPlan;
 
-/// Items of one batch: three headers and a packet.
-const BATCH_ITEMS_MAX: usize = 4;
+/// An origin that takes nothing of what is due for this long is given up.
+const STALL_MAX: Duration = Duration::from_secs(30);
+/// recv(2) calls of one push in one wake-up; then the others have their turn.
+const RECEIVE_ROUNDS_MAX: usize = 4;
+/// An origin's words that are kept for the operator.
+const ERROR_BYTES_MAX: usize = 256;
 /// A connection that was live for this long begins its back-off anew.
 const LIVE_RESETS_BACKOFF: Duration = Duration::from_secs(10);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
-    Command { position: u64 },
-    Header { log: LogName, id: u32 },
-    Packet { log: LogName, index: u64 },
-}
-
-/// One message of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Item {
-    what: What,
-    /// RTMP message type; 0 for a command, whose bytes are chunked already.
-    kind: u8,
-    timestamp_ms: u32,
-    length: u32,
-}
-
-impl Item {
-    fn start(&self, stream_id: u32) -> MessageStart {
-        let chunk_stream = match self.kind {
-            kind::AUDIO => 4,
-            kind::VIDEO => 6,
-            _ => 5,
-        };
-        let Self { what: _, kind, timestamp_ms, length } = *self;
-        MessageStart { chunk_stream, timestamp_ms, length, kind, stream_id }
-    }
-
-    fn wire_bytes(&self, stream_id: u32) -> u64 {
-        match self.what {
-            What::Command { .. } => u64::from(self.length),
-            What::Header { .. } | What::Packet { .. } => {
-                self.start(stream_id).wire_bytes(CHUNK_SIZE_OUT)
-            }
-        }
-    }
-}
 
 struct Live {
     socket: OwnedFd,
     client: PushClient,
-    stream_id: u32,
     since: Instant,
-    /// Stream position at which the batch begins, and how much of it the kernel has.
-    begins: u64,
-    written: u64,
-    batch: Vec<Item>,
-    /// Headers of `batch`, resolved when composed.
-    headers: Vec<Option<Vec<u8>>>,
-    batch_bytes: u64,
+    /// When the kernel last took something, or nothing was left to take.
+    progress: Instant,
+    batch: Batch,
     /// Answers to the origin that are not in a batch yet.
     commands: Vec<u8>,
     command_head: u64,
@@ -223,7 +184,7 @@ impl Push {
                 Some((socket.as_fd(), Writability::of(!out.is_empty())))
             }
             State::Live(live) => {
-                Some((socket_of(live), Writability::of(live.written < live.batch_bytes)))
+                Some((live.socket.as_fd(), Writability::of(!live.batch.is_written())))
             }
             State::Closing { socket, .. } => Some((socket.as_fd(), Writability::Ignored)),
             State::Idle | State::Dialing { .. } | State::Backoff { .. } | State::Closed => None,
@@ -237,9 +198,7 @@ impl Push {
 
     /// The rung turned out to be the source itself.
     pub fn feed_from(&mut self, feed: Feed) {
-        if matches!(self.state, State::Idle) {
-            self.cursor = Cursor::new(feed);
-        }
+        self.cursor.feed_from(feed);
     }
 
     /// Ended, or never to be dialled any more.
@@ -266,6 +225,9 @@ impl Push {
             }
             State::Handshake { deadline, .. } if now > *deadline => {
                 self.lose("the origin did not let us publish in time", now)
+            }
+            State::Live(live) if now.duration_since(live.progress) > STALL_MAX => {
+                self.lose("the origin has taken nothing for too long", now)
             }
             State::Closing { deadline, .. } if now > *deadline => {
                 self.close_to(State::Closed);
@@ -322,13 +284,11 @@ impl Push {
     /// Composes the next batch if there is none. True when something must be committed.
     pub fn compose(&mut self, logs: &Logs, end: StreamEnd) -> bool {
         let State::Live(live) = &mut self.state else { return false };
-        if live.written < live.batch_bytes {
+        if !live.batch.is_written() {
             return false;
         }
-        live.begins += live.batch_bytes;
-        (live.written, live.batch_bytes) = (0, 0);
-        live.batch.clear();
-        live.headers.clear();
+        let was_empty = live.batch.is_empty();
+        live.batch.go_on();
         if live.goodbye == Goodbye::NotYet && end == StreamEnd::Over && self.cursor.is_at_end(logs)
         {
             live.client.put_goodbye(&mut live.commands);
@@ -339,37 +299,29 @@ impl Push {
             self.memory.commands.write(live.command_head, &live.commands[..take]);
             live.commands.drain(..take);
             let length = u32::try_from(take).expect("at most the ring");
-            let what = What::Command { position: live.command_head };
+            live.batch.add_command(live.command_head, length);
             live.command_head += take as u64;
-            live.add(Item { what, kind: 0, timestamp_ms: 0, length }, None);
         }
-        while live.batch.len() < BATCH_ITEMS_MAX {
+        while live.batch.has_room() {
             let Some(next) = self.cursor.next(logs, end) else { break };
             match next {
                 Next::Header { log, id, kind, dts_ms } => {
-                    let bytes = logs.get(log).and_then(|log| log.header(id));
-                    let Some(bytes) = bytes else { continue };
-                    let length = u32::try_from(bytes.len()).expect("a page at most");
-                    let what = What::Header { log, id };
-                    let timestamp_ms = wire_time(dts_ms);
-                    let kind = message_kind(kind);
-                    live.add(Item { what, kind, timestamp_ms, length }, Some(bytes));
+                    if let Some(bytes) = logs.get(log).and_then(|log| log.header(kind, id)) {
+                        live.batch.add_header(log, id, kind, dts_ms, bytes);
+                    }
                 }
                 Next::Packet { log, entry } => {
-                    let what = What::Packet { log, index: entry.index };
-                    let timestamp_ms = wire_time(entry.dts_ms);
-                    let kind = message_kind(entry.kind);
-                    live.add(Item { what, kind, timestamp_ms, length: entry.length }, None);
+                    live.batch.add_packet(log, &entry);
                     self.messages += 1;
                 }
             }
         }
-        !live.batch.is_empty()
+        !(was_empty && live.batch.is_empty())
     }
 
     /// Writes what is composed and committed.
     pub fn write(&mut self, logs: &Logs, now: Instant) -> (Wrote, Option<PushNews>) {
-        match self.try_write(logs) {
+        match self.try_write(logs, now) {
             Ok(wrote) => {
                 let news = self.close_when_done(now);
                 (wrote, news)
@@ -395,12 +347,26 @@ impl Push {
             return;
         };
         into.put_u8(1);
-        into.put_u32(live.stream_id);
-        into.put_u64(live.begins);
         into.put_u64(live.command_head);
-        into.put_u8(u8::try_from(live.batch.len()).expect("a few items"));
-        for item in &live.batch {
-            item.encode(into);
+        live.batch.encode(into);
+    }
+
+    /// Reads what [`Self::encode`] wrote of this push. The connection is not gone on with: the
+    /// origin is dialled anew and gets what comes after the cursor, from a keyframe on.
+    pub fn decode(&mut self, take: &mut Take<'_>) -> Result<(), BadSection> {
+        if take.u8()? != self.id.0 {
+            return Err(take.bad("the pushes are not in the order of the plan"));
+        }
+        self.connection = take.u32()?;
+        self.cursor = Cursor::decode(self.cursor.feed(), take)?;
+        self.cursor.restart();
+        match take.u8()? {
+            0 => Ok(()),
+            1 => {
+                let _command_head = take.u64()?;
+                Batch::pass_over(take)
+            }
+            _ => Err(take.bad("an unknown state of a push")),
         }
     }
 
@@ -425,17 +391,18 @@ impl Push {
         let Some((socket, _)) = self.socket() else { return Ok(None) };
         let socket = socket.try_clone_to_owned().map_err(|error| error.to_string())?;
         let mut news = None;
-        loop {
+        for _ in 0..RECEIVE_ROUNDS_MAX {
             let room = PUSH_INBOUND_RING_BYTES as u64 - (self.received - self.parsed);
             let room = usize::try_from(room).expect("at most the ring");
             if room == 0 {
                 return Err("the origin sent a message that is too long".into());
             }
             match self.memory.inbound.recv(socket.as_fd(), self.received, room) {
-                Ok(0) => return self.peer_closed(now),
+                Ok(0) => return self.peer_closed(),
                 Ok(got) => {
                     self.received += got as u64;
-                    if let Some(event) = self.parse().map_err(|error| error.to_string())? {
+                    // What follows the event that makes it live is for the live connection.
+                    while let Some(event) = self.parse().map_err(|error| error.to_string())? {
                         news = Some(self.go_live(event, now));
                     }
                 }
@@ -444,9 +411,10 @@ impl Push {
                 Err(error) => return Err(format!("the connection broke: {error}")),
             }
         }
+        Ok(news)
     }
 
-    fn peer_closed(&mut self, _now: Instant) -> Result<Option<PushNews>, String> {
+    fn peer_closed(&mut self) -> Result<Option<PushNews>, String> {
         if matches!(self.state, State::Closing { .. }) {
             self.close_to(State::Closed);
             return Ok(Some(PushNews::Closed(None)));
@@ -488,13 +456,9 @@ impl Push {
             self.state = State::Live(Box::new(Live {
                 socket,
                 client: *client,
-                stream_id,
                 since: now,
-                begins: written,
-                written: 0,
-                batch: Vec::with_capacity(BATCH_ITEMS_MAX),
-                headers: Vec::with_capacity(BATCH_ITEMS_MAX),
-                batch_bytes: 0,
+                progress: now,
+                batch: Batch::new(stream_id, written),
                 commands: out,
                 command_head: 0,
                 goodbye: Goodbye::NotYet,
@@ -505,7 +469,7 @@ impl Push {
         PushNews::Live
     }
 
-    fn try_write(&mut self, logs: &Logs) -> Result<Wrote, String> {
+    fn try_write(&mut self, logs: &Logs, now: Instant) -> Result<Wrote, String> {
         match &mut self.state {
             State::Handshake { socket, out, written, .. } => {
                 let mut gather = Gather::new();
@@ -516,9 +480,12 @@ impl Push {
                 Ok(Wrote::Waits)
             }
             State::Live(live) => {
-                let sent = live.send(logs, &self.memory)?;
+                let sent = live.batch.send(live.socket.as_fd(), logs, &self.memory)?;
                 self.sent_bytes += sent;
-                let done = live.written == live.batch_bytes && sent > 0;
+                if sent > 0 || live.batch.is_written() {
+                    live.progress = now;
+                }
+                let done = live.batch.is_written() && sent > 0;
                 Ok(if done { Wrote::Batch } else { Wrote::Waits })
             }
             State::Idle
@@ -527,6 +494,12 @@ impl Push {
             | State::Closing { .. }
             | State::Closed => Ok(Wrote::Waits),
         }
+    }
+
+    /// Origins like to name the stream they refuse, and its name may be a secret.
+    fn without_secrets(&self, reason: &str) -> String {
+        let stream = self.plan.stream.as_str();
+        if stream.is_empty() { reason.to_owned() } else { reason.replace(stream, "…") }
     }
 
     /// Shuts the connection down, if there is one, and leaves its fd to [`Self::take_closed`].
@@ -542,9 +515,8 @@ impl Push {
 
     fn close_when_done(&mut self, now: Instant) -> Option<PushNews> {
         let State::Live(live) = &self.state else { return None };
-        let done = live.goodbye == Goodbye::Said
-            && live.written == live.batch_bytes
-            && live.commands.is_empty();
+        let done =
+            live.goodbye == Goodbye::Said && live.batch.is_written() && live.commands.is_empty();
         if !done {
             return None;
         }
@@ -567,83 +539,10 @@ impl Push {
         self.attempts = self.attempts.saturating_add(1);
         let doublings = self.attempts.saturating_sub(1).min(10);
         let pause = (PUSH_BACKOFF_FIRST * (1 << doublings)).min(PUSH_BACKOFF_MAX);
+        let reason = cut(&self.without_secrets(reason));
         reason.clone_into(&mut self.last_error);
         self.close_to(State::Backoff { until: now + pause });
-        Some(PushNews::Closed(Some(reason.to_owned())))
-    }
-}
-
-impl Live {
-    fn add(&mut self, item: Item, header: Option<Vec<u8>>) {
-        self.batch_bytes += item.wire_bytes(self.stream_id);
-        self.batch.push(item);
-        self.headers.push(header);
-    }
-
-    /// One sendmsg(2) of what is left of the batch.
-    fn send(&mut self, logs: &Logs, memory: &PushMemory) -> Result<u64, String> {
-        if self.written == self.batch_bytes {
-            return Ok(0);
-        }
-        let mut starts: Vec<(WrittenHeader, WrittenHeader)> = Vec::with_capacity(self.batch.len());
-        for item in &self.batch {
-            let start = item.start(self.stream_id);
-            starts.push((start.first_header(), start.next_header()));
-        }
-        let mut gather = Gather::new();
-        for ((item, kept), (first, next)) in self.batch.iter().zip(&self.headers).zip(&starts) {
-            match item.what {
-                What::Command { position } => {
-                    gather.ring(&memory.commands, position, item.length as usize);
-                }
-                What::Header { .. } => {
-                    gather.slice(first.as_slice());
-                    let bytes = kept.as_deref().unwrap_or_default();
-                    for (at, chunk) in bytes.chunks(CHUNK_SIZE_OUT as usize).enumerate() {
-                        if at > 0 {
-                            gather.slice(next.as_slice());
-                        }
-                        gather.slice(chunk);
-                    }
-                }
-                What::Packet { log, index } => {
-                    let log = logs.get(log).ok_or("its log is gone")?;
-                    let entry = log
-                        .entry(index)
-                        .ok_or("the origin was too slow: the message in flight was overwritten")?;
-                    gather.slice(first.as_slice());
-                    let mut at = 0;
-                    while at < entry.length {
-                        if at > 0 {
-                            gather.slice(next.as_slice());
-                        }
-                        let length = (entry.length - at).min(CHUNK_SIZE_OUT);
-                        gather.ring(log.payload(), entry.position + u64::from(at), length as usize);
-                        at += length;
-                    }
-                }
-            }
-        }
-        gather.advance(usize::try_from(self.written).expect("a batch fits memory"));
-        let sent = send(&mut gather, self.socket.as_fd())? as u64;
-        self.written += sent;
-        Ok(sent)
-    }
-}
-
-impl Item {
-    fn encode(&self, into: &mut Vec<u8>) {
-        let (tag, log, place) = match self.what {
-            What::Command { position } => (0, 0, position),
-            What::Header { log, id } => (1, log.to_byte(), u64::from(id)),
-            What::Packet { log, index } => (2, log.to_byte(), index),
-        };
-        into.put_u8(tag);
-        into.put_u8(log);
-        into.put_u8(self.kind);
-        into.put_u64(place);
-        into.put_u32(self.length);
-        into.put_u32(self.timestamp_ms);
+        Some(PushNews::Closed(Some(reason)))
     }
 }
 
@@ -661,43 +560,14 @@ impl Writability {
     }
 }
 
-fn socket_of(live: &Live) -> BorrowedFd<'_> {
-    live.socket.as_fd()
-}
-
-fn send(gather: &mut Gather<'_>, socket: BorrowedFd<'_>) -> Result<usize, String> {
-    if gather.bytes() == 0 {
-        return Ok(0);
-    }
-    match gather.send(socket) {
-        Ok(sent) => Ok(sent),
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
-        {
-            Ok(0)
-        }
-        Err(error) => Err(format!("the connection broke: {error}")),
-    }
+/// At most [`ERROR_BYTES_MAX`] bytes of a text.
+fn cut(text: &str) -> String {
+    let fits = |at: &usize| text.is_char_boundary(*at);
+    let end = (0..=ERROR_BYTES_MAX.min(text.len())).rev().find(fits).unwrap_or(0);
+    text[..end].to_owned()
 }
 
 /// A socket that is gone already needs no shutting down.
 fn shut_down(socket: BorrowedFd<'_>, how: nix::sys::socket::Shutdown) {
     let _gone = nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&socket), how);
-}
-
-fn message_kind(kind: EntryKind) -> u8 {
-    match kind {
-        EntryKind::Audio | EntryKind::AudioHeader | EntryKind::AudioOther => kind::AUDIO,
-        EntryKind::VideoIdr
-        | EntryKind::VideoInter
-        | EntryKind::VideoDisposable
-        | EntryKind::VideoHeader
-        | EntryKind::VideoOther => kind::VIDEO,
-        EntryKind::Metadata => kind::DATA_AMF0,
-    }
-}
-
-/// The timeline's milliseconds on the wire, modulo 2³².
-fn wire_time(dts_ms: i64) -> u32 {
-    u32::try_from(dts_ms.rem_euclid(1 << 32)).expect("below 2^32")
 }

@@ -1,0 +1,85 @@
+//! The io thread's writing turn: flip the record once, then write what it covers.
+
+use super::record::Put;
+use super::{Phase, Session, adopt};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+use tasuki_shared::memory::commit::Section;
+use tasuki_shared::message::EndReason;
+
+impl Session {
+    /// Encodes what changed and flips the record, then shows it to the logs' readers.
+    pub(super) fn commit_changes(&mut self) {
+        let mut any = false;
+        let stream = match &self.phase {
+            Phase::Live(stream) | Phase::Draining { stream, .. } => Some(&**stream),
+            Phase::Lobby | Phase::Authorizing { .. } | Phase::Leaving { .. } | Phase::Ended(_) => {
+                None
+            }
+        };
+        let mut staged = Ok(());
+        if self.changed.ingest.take() {
+            any = true;
+            let (ingest, reply) = (&self.ingest, self.reply.head);
+            let encode = |into: &mut Vec<u8>| {
+                into.put_u64(reply);
+                ingest.encode(stream.map(|stream| stream.logs.source.heads()), into);
+            };
+            staged = staged.and(self.commit.stage(Section::Ingest, encode));
+        }
+        if self.changed.publish.take() {
+            any = true;
+            let state = self.publish.export();
+            let live = stream.is_some();
+            let encode = |into: &mut Vec<u8>| adopt::encode_publish(&state, live, into);
+            staged = staged.and(self.commit.stage(Section::Publish, encode));
+        }
+        if self.changed.timeline.take() {
+            any = true;
+            let state = self.timeline.state().to_bytes();
+            staged = staged.and(self.commit.stage(Section::Timeline, |into| into.extend(state)));
+        }
+        if let Some(stream) = stream {
+            if self.changed.pipeline.take() {
+                any = true;
+                let encode = |into: &mut Vec<u8>| stream.encode_pipeline(into);
+                staged = staged.and(self.commit.stage(Section::Pipeline, encode));
+            }
+            if self.changed.pushes.take() {
+                any = true;
+                let encode = |into: &mut Vec<u8>| stream.encode_pushes(into);
+                staged = staged.and(self.commit.stage(Section::Pushes, encode));
+            }
+        }
+        staged.expect("every section's encoding is bounded by its size");
+        if any {
+            self.memory.flip(&mut self.commit);
+            self.ingest.committed();
+            if let Some(stream) = stream {
+                stream.publish_logs();
+            }
+        }
+    }
+
+    pub(super) fn write_replies(&mut self, now: Instant) {
+        while self.reply.written < self.reply.head {
+            let waiting = self.reply.head - self.reply.written;
+            let length = usize::try_from(waiting).expect("at most the ring");
+            let bytes = self.memory.reply.private_bytes(self.reply.written, length);
+            let flags =
+                nix::sys::socket::MsgFlags::MSG_DONTWAIT | nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
+            match nix::sys::socket::send(self.socket.as_raw_fd(), bytes, flags) {
+                Ok(sent) => self.reply.written += sent as u64,
+                Err(nix::errno::Errno::EAGAIN) => return,
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => {
+                    // Nobody reads any more; what was said is void.
+                    self.reply.written = self.reply.head;
+                    self.leave(EndReason::PeerReset(io::Error::from(errno).to_string()), now);
+                    return;
+                }
+            }
+        }
+    }
+}

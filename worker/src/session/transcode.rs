@@ -1,0 +1,367 @@
+//! A stream's pipeline as its owner has it: what it gives goes into the logs.
+//!
+//! Whatever it gives for one source frame goes into all rung logs at once, so the rungs advance
+//! frame by frame together. What it was made from is in the commit record, so that another owner
+//! goes on with the very next frame.
+
+use super::overload::Overload;
+use super::pipeline_record::PipelineRecord;
+use super::report::Counts;
+use super::source::{End, First, LogSource};
+use super::stream::{StreamError, Wake};
+use super::{Outbox, report};
+use crate::ladder::RungDecision;
+use crate::leftovers::Leftover;
+use crate::media::packet::IsIdr;
+use crate::media::tag::{self, FlvKeyframe, WrittenAudio, WrittenVideo};
+use crate::output::cursor::{LogName, Logs, PipelineState};
+use crate::pipeline::bucket::RateBucket;
+use crate::pipeline::{
+    AudioResume, Cut, CutFrame, Declared, EncodedAudio, EncodedPicture, Follow, LadderState,
+    Pipeline, PipelineEvent, PipelineOutput, PipelineSpec, Start, WarmUp,
+};
+use crate::rtmp::amf;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tasuki_shared::id::{RungId, SessionId};
+use tasuki_shared::memory::log::{EntryKind, LogHeads};
+use tasuki_shared::message::{FromWorker, Notice};
+use tasuki_shared::plan::{AudioPlan, Plan, RungKind};
+
+/// Outputs of the pipeline taken in one wake-up; then the others have their turn.
+const ROUNDS_MAX: usize = 256;
+/// Pictures of a rung that its rate buffer is worked out from at adoption: more than a second.
+const RATE_HISTORY_PICTURES: u64 = 128;
+
+enum State {
+    /// Nothing of the plan needs a codec.
+    None,
+    Running(Pipeline),
+    /// It has given everything, or failed.
+    Done,
+}
+
+/// See the module.
+pub struct Transcode {
+    state: State,
+    pub(super) ladder: Option<LadderState>,
+    pub(super) overload: Overload,
+    audio_plan: AudioPlan,
+    last_frame: Option<CutFrame>,
+    audio: Option<AudioResume>,
+    lapped: Arc<AtomicU64>,
+    /// Pipelines that ended and whose threads are still to be joined.
+    ended: Vec<Pipeline>,
+}
+
+/// What others must know of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    Nothing,
+    Something,
+    /// Also a new ladder.
+    Ladder,
+}
+
+impl Transcode {
+    /// Starts the pipeline that the plan needs, if any, where `record` says that the last owner
+    /// stopped.
+    pub fn start(
+        plan: &Plan,
+        source: &impl AsFd,
+        logs: &Logs,
+        record: PipelineRecord,
+        end: &End,
+        wake: &Wake,
+    ) -> Result<Self, StreamError> {
+        let PipelineRecord { last_frame, audio, ladder, heads: _ } = record;
+        let mut transcode = Self {
+            state: State::None,
+            ladder,
+            overload: Overload::new(),
+            audio_plan: plan.audio,
+            last_frame,
+            audio,
+            lapped: Arc::new(AtomicU64::new(0)),
+            ended: Vec::new(),
+        };
+        if plan.transcodes() || matches!(plan.audio, AudioPlan::Aac { .. }) {
+            let pipeline = transcode.open(plan, source, logs, end, wake)?;
+            transcode.state = State::Running(pipeline);
+        }
+        Ok(transcode)
+    }
+
+    fn open(
+        &self,
+        plan: &Plan,
+        source: &impl AsFd,
+        logs: &Logs,
+        end: &End,
+        wake: &Wake,
+    ) -> Result<Pipeline, StreamError> {
+        let heads = logs.source.heads();
+        let fresh = self.last_frame.is_none() && self.audio.is_none();
+        // Decoding starts at the IDR that the frame after the last one needs.
+        let video = match self.last_frame {
+            None => heads.keyframe.filter(|_| !fresh),
+            Some(last) => logs.source.entry(last.source_index).and_then(|entry| entry.keyframe),
+        };
+        let first = if fresh {
+            First { video: 0, audio: 0 }
+        } else {
+            let video = video.unwrap_or(heads.index_head);
+            First { video, audio: self.audio.map_or(video, |audio| audio.source_index) }
+        };
+        let packets = LogSource::open(source, first, end.clone(), Arc::clone(&self.lapped))?;
+        let vbv_init = rate_fullness(plan, logs);
+        let start = if fresh {
+            Start::Fresh
+        } else {
+            Start::Follow(Follow {
+                ladder: self.ladder.clone(),
+                vbv_init: vbv_init.clone(),
+                warm_up: WarmUp::DecodeOnly,
+                audio: self.audio,
+            })
+        };
+        let spec = PipelineSpec {
+            rungs: plan.rungs.clone(),
+            audio: plan.audio,
+            blur: plan.blur.clone(),
+            limits: plan.limits,
+            // The source log brings it.
+            declared: Declared::default(),
+            start,
+        };
+        let pipeline = Pipeline::start(spec, Box::new(packets), Arc::clone(wake))?;
+        if !fresh {
+            pipeline.go_live(Cut {
+                after: self.last_frame,
+                vbv_init,
+                audio_next_pts_samples: self.audio.map(|audio| audio.next_pts_samples),
+            });
+        }
+        Ok(pipeline)
+    }
+
+    /// Takes what is ready into the logs.
+    pub fn take(
+        &mut self,
+        logs: &mut Logs,
+        counts: &mut Counts,
+        session: SessionId,
+        outbox: &mut Outbox,
+    ) -> Given {
+        let mut given = Given::Nothing;
+        for _ in 0..ROUNDS_MAX {
+            let State::Running(pipeline) = &self.state else { break };
+            let Some(output) = pipeline.poll() else { break };
+            if given == Given::Nothing {
+                given = Given::Something;
+            }
+            match output {
+                PipelineOutput::Ladder(ladder) => {
+                    self.ladder = Some(ladder);
+                    given = Given::Ladder;
+                }
+                PipelineOutput::Header { rung, avcc, width, height } => {
+                    self.take_header(logs, counts, rung, &avcc, width, height);
+                }
+                PipelineOutput::Frame(picture) => self.take_picture(logs, counts, picture),
+                PipelineOutput::AudioHeader { asc } => {
+                    let head = tag::audio_tag_header(WrittenAudio::SequenceHeader);
+                    let parts: [&[u8]; 2] = [&head, &asc];
+                    put(logs, counts, LogName::Audio, &parts, EntryKind::AudioHeader, 0, 0);
+                }
+                PipelineOutput::Audio(audio) => self.take_audio(logs, counts, &audio),
+                PipelineOutput::Skipped { source_index, reason } => {
+                    counts.skipped(reason);
+                    counts.passed(source_index, logs.source.entry(source_index));
+                }
+                PipelineOutput::Event(event) => self.take_event(&event, counts, session, outbox),
+            }
+        }
+        logs.pipeline = match self.state {
+            State::Running(_) if counts.has_pictures_inside() => PipelineState::Busy,
+            State::Running(_) | State::None | State::Done => PipelineState::Empty,
+        };
+        given
+    }
+
+    /// Looks at the lag and gives orders.
+    pub fn judge(
+        &mut self,
+        counts: &Counts,
+        session: SessionId,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
+        let State::Running(pipeline) = &self.state else { return };
+        let is_encoded = |rung: &&RungDecision| matches!(rung, RungDecision::Encode { .. });
+        let encoded =
+            self.ladder.as_ref().map_or(0, |ladder| ladder.rungs.iter().filter(is_encoded).count());
+        let lag_ms = counts.lag_ms();
+        let Some(order) = self.overload.judge(lag_ms, encoded, now) else { return };
+        pipeline.set_overload(order.pipeline());
+        if let Some(notice) = order.notice(lag_ms, counts.dropped_by_overload()) {
+            outbox.push((FromWorker::Notice { session: Some(session), notice }, Vec::new()));
+        }
+    }
+
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, State::Running(_))
+    }
+
+    /// Packets that were overwritten before they were decoded.
+    #[must_use]
+    pub fn lapped(&self) -> u64 {
+        self.lapped.load(Ordering::Relaxed)
+    }
+
+    /// What of this the commit record must know.
+    #[must_use]
+    pub fn record(&self, heads: Vec<LogHeads>) -> PipelineRecord {
+        let (last_frame, audio, ladder) = (self.last_frame, self.audio, self.ladder.clone());
+        PipelineRecord { last_frame, audio, ladder, heads }
+    }
+
+    /// Ends it; the joining of its threads is left over.
+    pub fn abandon(&mut self) {
+        if let State::Running(pipeline) = std::mem::replace(&mut self.state, State::Done) {
+            self.ended.push(pipeline);
+        }
+    }
+
+    /// Threads that are still to be joined.
+    pub fn take_leftovers(&mut self) -> impl Iterator<Item = Leftover> + '_ {
+        self.ended.drain(..).map(|pipeline| -> Leftover {
+            Box::new(move || {
+                if pipeline.stop() == crate::pipeline::StopOutcome::Abandoned {
+                    tracing::error!("a codec thread hangs and is left behind");
+                }
+            })
+        })
+    }
+
+    fn take_header(
+        &self,
+        logs: &mut Logs,
+        counts: &mut Counts,
+        rung: RungId,
+        avcc: &[u8],
+        width: u32,
+        height: u32,
+    ) {
+        let fps = self.ladder.as_ref().map_or(0.0, |ladder| ladder.frame_rate.as_f64());
+        let metadata = metadata_of(width, height, fps, self.audio_plan);
+        let name = LogName::Rung(rung);
+        put(logs, counts, name, &[&metadata], EntryKind::Metadata, 0, 0);
+        let head = tag::video_tag_header(WrittenVideo::SequenceHeader);
+        put(logs, counts, name, &[&head, avcc], EntryKind::VideoHeader, 0, 0);
+    }
+
+    fn take_picture(&mut self, logs: &mut Logs, counts: &mut Counts, picture: EncodedPicture) {
+        let EncodedPicture { source_index, pts_ms, keyframe: _, rungs } = picture;
+        for (rung, frame) in &rungs {
+            let (keyframe, kind) = match frame.idr {
+                IsIdr::Idr => (FlvKeyframe::Key, EntryKind::VideoIdr),
+                IsIdr::Other => (FlvKeyframe::Inter, EntryKind::VideoInter),
+            };
+            let head = tag::video_tag_header(WrittenVideo::Frame { keyframe, cts_ms: 0 });
+            let parts: [&[u8]; 2] = [&head, &frame.payload];
+            put(logs, counts, LogName::Rung(*rung), &parts, kind, pts_ms, source_index);
+            counts.rung_frame(*rung, frame.payload.len());
+        }
+        counts.frame_out();
+        counts.passed(source_index, logs.source.entry(source_index));
+        self.last_frame = Some(CutFrame { source_index, pts_ms });
+    }
+
+    fn take_audio(&mut self, logs: &mut Logs, counts: &mut Counts, audio: &EncodedAudio) {
+        let head = tag::audio_tag_header(WrittenAudio::Frame);
+        let parts: [&[u8]; 2] = [&head, &audio.payload];
+        let (dts_ms, mark) = (audio.pts_ms, audio.source_index);
+        put(logs, counts, LogName::Audio, &parts, EntryKind::Audio, dts_ms, mark);
+        self.audio = Some(audio.resume);
+    }
+
+    fn take_event(
+        &mut self,
+        event: &PipelineEvent,
+        counts: &mut Counts,
+        session: SessionId,
+        outbox: &mut Outbox,
+    ) {
+        counts.event(event);
+        if matches!(event, PipelineEvent::Ended | PipelineEvent::Failed) {
+            self.abandon();
+        }
+        if report::is_worth_telling(event) {
+            let notice = Notice::Pipeline { event: format!("{event:?}") };
+            outbox.push((FromWorker::Notice { session: Some(session), notice }, Vec::new()));
+        }
+    }
+}
+
+/// How full each encoded rung's rate buffer is after what its log holds.
+fn rate_fullness(plan: &Plan, logs: &Logs) -> Vec<(RungId, f32)> {
+    let mut found = Vec::new();
+    for (id, (rung, log)) in (0_u8..).zip(plan.rungs.iter().zip(&logs.rungs)) {
+        let (RungKind::Encoded(encoded), Some(log)) = (&rung.kind, log) else { continue };
+        let mut bucket = RateBucket::new(encoded.bitrate_bps);
+        let head = log.heads().index_head;
+        for index in head.saturating_sub(RATE_HISTORY_PICTURES)..head {
+            if let Some(entry) = log.entry(index)
+                && entry.kind.is_video_frame()
+            {
+                bucket.sent(entry.length as usize, entry.dts_ms);
+            }
+        }
+        found.push((RungId(id), bucket.fullness()));
+    }
+    found
+}
+
+/// Puts a packet into a log; one that is too large for its log is lost by name.
+fn put(
+    logs: &mut Logs,
+    counts: &mut Counts,
+    name: LogName,
+    parts: &[&[u8]],
+    kind: EntryKind,
+    dts_ms: i64,
+    mark: u64,
+) {
+    if let Some(log) = logs.get_mut(name)
+        && log.put(parts, kind, dts_ms, 0, mark).is_err()
+    {
+        counts.too_large += 1;
+    }
+}
+
+fn metadata_of(width: u32, height: u32, fps: f64, audio: AudioPlan) -> Vec<u8> {
+    amf::Writer::new()
+        .string("@setDataFrame")
+        .string("onMetaData")
+        .object(|w| {
+            let w = w
+                .name("width")
+                .number(f64::from(width))
+                .name("height")
+                .number(f64::from(height))
+                .name("framerate")
+                .number(fps)
+                .name("videocodecid")
+                .number(7.0);
+            let w = match audio {
+                AudioPlan::None => w,
+                AudioPlan::Copy | AudioPlan::Aac { .. } => w.name("audiocodecid").number(10.0),
+            };
+            w.name("encoder").string("Tasuki")
+        })
+        .finish()
+}
