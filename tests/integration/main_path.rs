@@ -41,7 +41,7 @@ fn publish_and_check(
 ) -> Result<(Passage, Vec<passage::Rendition>)> {
     let passage = passage::of_recipe(run, recipe, setup)?;
     let sent = Flv::read(&recipe.file()?)?;
-    let renditions = passage.check(&sent, &Expected::all_of(recipe))?;
+    let renditions = passage.check(Some(&sent), &Expected::all_of(recipe))?;
     Ok((passage, renditions))
 }
 
