@@ -1,7 +1,7 @@
 //! What `blur` hides cannot be read in anything that is encoded, and a rung that would show it
 //! all the same has to be asked for.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use tasuki_tests::fixture::Recipe;
 use tasuki_tests::flv::Flv;
 use tasuki_tests::frames;

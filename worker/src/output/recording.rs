@@ -58,7 +58,10 @@ impl Recording {
 
     /// The rung turned out to be the source itself.
     pub fn feed_from(&mut self, feed: Feed) {
-        self.cursor = Cursor::new(feed);
+        // A source rung is told as well, and may be recording already.
+        if self.cursor.feed() != feed {
+            self.cursor = Cursor::new(feed);
+        }
     }
 
     /// Hands over what the logs have.
