@@ -343,7 +343,9 @@ fn blurring_does_not_damage_the_decoders_references() {
                 PacketKind::VideoFrame { pts_ms, idr, .. } => {
                     stage.packet(index, pts_ms, idr, &item.payload, &mut out);
                 }
-                PacketKind::AudioHeader | PacketKind::AudioFrame { .. } => {}
+                PacketKind::Declared(_)
+                | PacketKind::AudioHeader
+                | PacketKind::AudioFrame { .. } => {}
             }
             for decoded in out.drain(..) {
                 let decode::Decoded::Frame(mut frame) = decoded else { continue };
