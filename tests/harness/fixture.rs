@@ -6,7 +6,7 @@
 
 use crate::child::Child;
 use crate::frames::read_whole;
-use crate::picture::{self, Beat, Layout};
+use crate::picture::{self, Band, Beat, Layout};
 use crate::place;
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
@@ -49,6 +49,8 @@ pub struct Recipe {
     pub audio: Audio,
     /// x264 preset.
     pub preset: &'static str,
+    /// The lowest band that carries the number; the top one always does.
+    pub band: Band,
 }
 
 impl Recipe {
@@ -65,6 +67,7 @@ impl Recipe {
             video_kbps: 5000,
             audio: Audio::Beat { kbps: 128 },
             preset: "veryfast",
+            band: Band::Top,
         }
     }
 
@@ -137,6 +140,7 @@ pub enum Continue {
 pub struct Generator {
     layout: Layout,
     fps: u32,
+    band: Band,
     draw: Child,
     encode: Child,
     stamped: u32,
@@ -155,7 +159,8 @@ impl Generator {
             directory,
             encode_command(recipe, sink).stdin(Stdio::piped()).stdout(Stdio::null()),
         )?;
-        Ok(Self { layout: recipe.layout(), fps: recipe.fps, draw, encode, stamped: 0 })
+        let (layout, fps, band) = (recipe.layout(), recipe.fps, recipe.band);
+        Ok(Self { layout, fps, band, draw, encode, stamped: 0 })
     }
 
     /// Stamps frame after frame until there are no more, the encoder is gone, or `go_on` says
@@ -169,6 +174,9 @@ impl Generator {
         while go_on(self.stamped) == Continue::Yes && read_whole(&mut from, &mut frame)? {
             let beat = if self.stamped.is_multiple_of(self.fps) { Beat::On } else { Beat::Off };
             picture::stamp(&mut frame, self.layout, self.stamped, beat);
+            if self.band == Band::Low {
+                picture::stamp_band(&mut frame, self.layout, self.stamped, Band::Low);
+            }
             match to.write_all(&frame) {
                 Ok(()) => self.stamped += 1,
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => break,

@@ -1,6 +1,6 @@
 //! Decoding with the distribution's ffmpeg, and reading the frame numbers from the pictures.
 
-use crate::picture::{self, Layout};
+use crate::picture::{self, Band, Layout};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -81,6 +81,11 @@ pub fn streams(path: &Path) -> Result<Streams> {
 
 /// Decodes the video of any file that ffmpeg reads.
 pub fn decode(path: &Path) -> Result<Decoded> {
+    decode_band(path, Band::Top)
+}
+
+/// Decodes, and reads the numbers of one band.
+pub fn decode_band(path: &Path, band: Band) -> Result<Decoded> {
     let source = streams(path)?;
     if source.width == 0 {
         bail!("{} has no video", path.display());
@@ -98,7 +103,7 @@ pub fn decode(path: &Path) -> Result<Decoded> {
     let shown = run_ffmpeg(path, &arguments, |stdout| {
         let mut frame = vec![0; layout.width * layout.height];
         while read_whole(stdout, &mut frame)? {
-            numbers.push(picture::read(&frame, layout));
+            numbers.push(picture::read(&frame, layout, band));
         }
         Ok(())
     })?;

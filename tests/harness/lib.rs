@@ -4,11 +4,14 @@
 //! Everything started here is ended by its process id when its value is dropped, lives in a run
 //! directory of its own, and is waited for on a condition with a bound, never by sleeping.
 
+pub mod chance;
 pub mod child;
 pub mod fixture;
 pub mod flv;
 pub mod frames;
 pub mod named;
+pub mod obs;
+pub mod obs_passage;
 pub mod origin;
 pub mod passage;
 pub mod picture;

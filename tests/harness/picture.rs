@@ -23,6 +23,14 @@ pub enum Beat {
     Off,
 }
 
+/// Where a number stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Band {
+    Top,
+    /// The same number once more in the lower part, for what hides a part of the picture.
+    Low,
+}
+
 /// A frame size and the grid on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -51,6 +59,14 @@ impl Layout {
         self.width * self.height + 2 * self.width.div_ceil(2) * self.height.div_ceil(2)
     }
 
+    /// First cell of a band.
+    fn band(self, band: Band) -> usize {
+        match band {
+            Band::Top => 0,
+            Band::Low => (self.rows - 1 - CELLS.div_ceil(self.columns)) * self.columns,
+        }
+    }
+
     fn cell(self, index: usize) -> Cell {
         let (column, row) = (index % self.columns, index / self.columns);
         Cell {
@@ -72,9 +88,7 @@ struct Cell {
 
 /// Draws `number` into a planar 4:2:0 frame.
 pub fn stamp(frame: &mut [u8], layout: Layout, number: u32, beat: Beat) {
-    for (index, white) in cells_of(number & NUMBER_MAX).into_iter().enumerate() {
-        fill(frame, layout, layout.cell(index), if white { WHITE } else { BLACK });
-    }
+    stamp_band(frame, layout, number, Band::Top);
     let below_right = CELLS + layout.columns - 1;
     let level = match beat {
         Beat::On => WHITE,
@@ -84,12 +98,21 @@ pub fn stamp(frame: &mut [u8], layout: Layout, number: u32, beat: Beat) {
     fill(frame, layout, layout.cell(below_right - 1), level);
 }
 
-/// Reads the number from a grey frame; none if any cell is doubtful or the CRC disagrees.
+/// Draws `number` into one band, without a beat.
+pub fn stamp_band(frame: &mut [u8], layout: Layout, number: u32, band: Band) {
+    let first = layout.band(band);
+    for (index, white) in cells_of(number & NUMBER_MAX).into_iter().enumerate() {
+        fill(frame, layout, layout.cell(first + index), if white { WHITE } else { BLACK });
+    }
+}
+
+/// Reads the number from a band of a grey frame; none if any cell is doubtful or the CRC disagrees.
 #[must_use]
-pub fn read(grey: &[u8], layout: Layout) -> Option<u32> {
+pub fn read(grey: &[u8], layout: Layout, band: Band) -> Option<u32> {
+    let first_cell = layout.band(band);
     let mut levels = [0_u32; CELLS];
     for (index, level) in levels.iter_mut().enumerate() {
-        *level = mean(grey, layout, layout.cell(index))?;
+        *level = mean(grey, layout, layout.cell(first_cell + index))?;
     }
     let [first, second, .., last_but_one, last] = levels;
     let white = first.midpoint(last);
@@ -171,7 +194,12 @@ mod tests {
         for (width, height) in [(1920, 1080), (128, 72), (90, 160), (427, 240)] {
             let layout = Layout::new(width, height);
             for number in (0..=NUMBER_MAX).step_by(4999).chain([NUMBER_MAX]) {
-                assert_eq!(read(&stamped(layout, number), layout), Some(number));
+                assert_eq!(read(&stamped(layout, number), layout, Band::Top), Some(number));
+                assert_eq!(read(&stamped(layout, number), layout, Band::Low), None);
+                let mut both = stamped(layout, number);
+                stamp_band(&mut both, layout, number, Band::Low);
+                assert_eq!(read(&both, layout, Band::Low), Some(number));
+                assert_eq!(read(&both, layout, Band::Top), Some(number));
             }
         }
     }
@@ -184,14 +212,14 @@ mod tests {
             let cell = layout.cell(index);
             let was = frame[(cell.top + 4) * layout.width + cell.left + 4];
             fill(&mut frame, layout, cell, if was == WHITE { BLACK } else { WHITE });
-            assert_eq!(read(&frame, layout), None, "cell {index}");
+            assert_eq!(read(&frame, layout, Band::Top), None, "cell {index}");
         }
     }
 
     #[test]
     fn a_picture_without_numbers_is_unreadable() {
         let layout = Layout::new(128, 72);
-        assert_eq!(read(&vec![128; layout.frame_bytes()], layout), None);
-        assert_eq!(read(&[], layout), None);
+        assert_eq!(read(&vec![128; layout.frame_bytes()], layout, Band::Top), None);
+        assert_eq!(read(&[], layout, Band::Top), None);
     }
 }

@@ -16,6 +16,8 @@ pub struct Process {
     pub threads: usize,
     /// Descriptor → what it is, as /proc shows it.
     pub fds: BTreeMap<i32, String>,
+    /// Memory files that are mapped, however often.
+    pub memfd_mappings: usize,
 }
 
 impl Process {
@@ -86,6 +88,7 @@ impl Census {
             };
             compare("processes", was.processes, now.processes);
             compare("threads", was.threads, now.threads);
+            compare("mapped memory files", was.memfd_mappings, now.memfd_mappings);
             for (kind, count) in &now.fds {
                 compare(kind, was.fds.get(kind).copied().unwrap_or(0), *count);
             }
@@ -102,6 +105,7 @@ impl Census {
             let tally = tallies.entry(process.name.clone()).or_default();
             tally.processes += 1;
             tally.threads += process.threads;
+            tally.memfd_mappings += process.memfd_mappings;
             for target in process.fds.values() {
                 *tally.fds.entry(kind_of(target)).or_default() += 1;
             }
@@ -114,6 +118,7 @@ impl Census {
 struct Tally {
     processes: usize,
     threads: usize,
+    memfd_mappings: usize,
     fds: BTreeMap<String, usize>,
 }
 
@@ -171,7 +176,10 @@ fn look(pid: i32) -> Result<Option<Process>> {
         // num_threads: field 20 of proc(5), 18 after the name.
         threads: usize::try_from(field(&fields, 17).unwrap_or(0))?,
         fds: BTreeMap::new(),
+        memfd_mappings: 0,
     };
+    let maps = gone_is_none(fs::read_to_string(format!("/proc/{pid}/maps")))?.unwrap_or_default();
+    process.memfd_mappings = maps.lines().filter(|line| line.contains("/memfd:")).count();
     let Some(entries) = gone_is_none(fs::read_dir(format!("/proc/{pid}/fd")))? else {
         return Ok(None);
     };

@@ -25,7 +25,14 @@ pub const STOP_BOUND: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rung {
     Source,
-    Encoded { label: String, height: u32, kbps: u32, preset: &'static str },
+    /// The source although `blur` hides something in it.
+    UnblurredSource,
+    Encoded {
+        label: String,
+        height: u32,
+        kbps: u32,
+        preset: &'static str,
+    },
 }
 
 impl Rung {
@@ -38,7 +45,7 @@ impl Rung {
     #[must_use]
     pub fn label(&self) -> &str {
         match self {
-            Self::Source => "source",
+            Self::Source | Self::UnblurredSource => "source",
             Self::Encoded { label, .. } => label,
         }
     }
@@ -57,6 +64,8 @@ pub struct Setup {
     /// Port of the origin on loopback that gets `live/{name}_{rung}`.
     pub origin_port: Option<u16>,
     pub record_directory: Option<PathBuf>,
+    /// Further lines of `[apps.live.record]`.
+    pub record_lines: String,
     /// Further lines of `[rtmp]`.
     pub rtmp_lines: String,
     /// Further lines of `[apps.live]`.
@@ -65,6 +74,9 @@ pub struct Setup {
     pub worker_lines: String,
     /// Further tables, at the end.
     pub tables: String,
+    /// A command that becomes the server, with the server's command line as its arguments: for a
+    /// server in a namespace of its own.
+    pub wrapper: Vec<String>,
 }
 
 impl Setup {
@@ -94,6 +106,9 @@ impl Setup {
             line(format_args!("[[apps.live.rungs]]\nlabel = \"{}\"\n", rung.label()));
             match rung {
                 Rung::Source => line(format_args!("source = true\n\n")),
+                Rung::UnblurredSource => {
+                    line(format_args!("source = true\nunblurred = true\n\n"));
+                }
                 Rung::Encoded { height, kbps, preset, .. } => line(format_args!(
                     "height = {height}\nbitrate = \"{kbps}k\"\npreset = \"{preset}\"\n\n"
                 )),
@@ -105,7 +120,8 @@ impl Setup {
             ));
         }
         if let Some(directory) = &self.record_directory {
-            line(format_args!("[apps.live.record]\ndirectory = {}\n\n", quoted(directory)));
+            line(format_args!("[apps.live.record]\ndirectory = {}\n", quoted(directory)));
+            line(format_args!("{}\n", self.record_lines));
         }
         line(format_args!("{}\n", self.tables));
         text
@@ -130,8 +146,16 @@ impl Server {
         let socket = directory.join("status.sock");
         let config = directory.join("tasuki.toml");
         fs::write(&config, setup.to_toml(&socket))?;
-        let mut command = Command::new(place::binary("tasuki")?);
+        let binary = place::binary("tasuki")?;
         place::binary("tasuki-worker")?;
+        let mut command = match setup.wrapper.as_slice() {
+            [] => Command::new(&binary),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&binary);
+                command
+            }
+        };
         command.arg("serve").arg("--config").arg(&config);
         command.current_dir(&directory).env("TMPDIR", &temporary);
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -222,6 +246,11 @@ impl Server {
         self.process.wait(bound)
     }
 
+    /// The status as the socket gives it, byte for byte.
+    pub fn status_text(&self) -> Result<String> {
+        ask_text(&self.socket)
+    }
+
     /// SIGTERM, and a clean end within the bound with no process left.
     pub fn stop(mut self) -> Result<()> {
         let processes = self.census()?.processes;
@@ -235,7 +264,28 @@ impl Server {
     }
 }
 
+/// Runs `tasuki serve` on a configuration that it must not accept: exit code and standard error.
+pub fn refused(run: &Path, config: &str) -> Result<(Option<i32>, String)> {
+    let path = run.join("refused.toml");
+    fs::write(&path, config)?;
+    let mut command = Command::new(place::binary("tasuki")?);
+    command.args(["serve", "--config"]).arg(&path).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut process = Child::start("refused", run, &mut command)?;
+    let status = process.wait(START_BOUND)?;
+    Ok((status.code(), process.log()))
+}
+
 fn ask(socket: &Path) -> Result<Status> {
+    let line = ask_text(socket)?;
+    match serde_json::from_str(&line).with_context(|| format!("the status reply {line:?}"))? {
+        Reply::Status(status) => Ok(*status),
+        other @ (Reply::Event(_) | Reply::Done | Reply::Refused { .. }) => {
+            bail!("the status request was answered by {other:?}")
+        }
+    }
+}
+
+fn ask_text(socket: &Path) -> Result<String> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(STATUS_BOUND))?;
     stream.set_write_timeout(Some(STATUS_BOUND))?;
@@ -244,12 +294,7 @@ fn ask(socket: &Path) -> Result<Status> {
     stream.write_all(&request)?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
-    match serde_json::from_str(&line).with_context(|| format!("the status reply {line:?}"))? {
-        Reply::Status(status) => Ok(*status),
-        other @ (Reply::Event(_) | Reply::Done | Reply::Refused { .. }) => {
-            bail!("the status request was answered by {other:?}")
-        }
-    }
+    Ok(line)
 }
 
 fn is_running(pid: i32, name: &str) -> bool {

@@ -6,6 +6,7 @@ use tasuki_tests::flv::{self, Flv, Kind};
 use tasuki_tests::frames;
 use tasuki_tests::passage::{self, Expected, Passage};
 use tasuki_tests::place::in_run_directory;
+use tasuki_tests::publisher::{self, Pace};
 use tasuki_tests::server::{Rung, Setup};
 
 /// The default ladder's sizes and bitrates, with the cheapest preset: two cores carry it in real
@@ -41,7 +42,7 @@ fn publish_and_check(
 ) -> Result<(Passage, Vec<passage::Rendition>)> {
     let passage = passage::of_recipe(run, recipe, setup)?;
     let sent = Flv::read(&recipe.file()?)?;
-    let renditions = passage.check(&sent, &Expected::all_of(recipe))?;
+    let renditions = passage.check(Some(&sent), &Expected::all_of(recipe))?;
     Ok((passage, renditions))
 }
 
@@ -77,6 +78,28 @@ fn a_removed_packet_is_seen_by_the_check_that_the_main_path_uses() {
             let source = Flv::read(&recipe.file()?)?;
             ensure!(flv::check_payloads_identical(&source, &damaged).is_err(), "{label}");
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_publish_that_begins_between_keyframes_arrives_from_the_first_keyframe_on() {
+    in_run_directory("late", |run| {
+        let recipe = Recipe::small(5);
+        let mut sent = Flv::read(&recipe.file()?)?;
+        let (first, tenth) =
+            (sent.video_at(0).context("packet 0")?, sent.video_at(10).context("packet 10")?);
+        sent.tags.drain(first..tenth);
+        let file = run.join("late.flv");
+        sent.write(&file)?;
+        // ffmpeg would hold such packets back.
+        let passage = passage::with(run.path(), with_rungs(small_ladder()), |url| {
+            publisher::librtmp(run.path(), "publisher", &file, url, Pace::RealTime)
+        })?;
+        let all = Expected::all_of(&recipe);
+        let expected = Expected { numbers: recipe.gop..=*all.numbers.end(), ..all };
+        let found = passage.check(Some(&sent), &expected)?;
+        ensure!(found.len() == 2, "{found:?}");
         Ok(())
     });
 }

@@ -1,15 +1,28 @@
 //! `./dev soak NAME`: the long versions of what `./dev test` asserts.
 
 mod harness;
+mod main_path;
 
 use std::process::ExitCode;
 use tasuki_tests::named::{self, Named};
 
-const SOAKS: &[Named] = &[Named {
-    name: "harness",
-    about: "publishes to the origin directly, over and over: the harness itself [--rounds N]",
-    run: harness::run,
-}];
+const SOAKS: &[Named] = &[
+    Named {
+        name: "harness",
+        about: "publishes to the origin directly, over and over: the harness itself [--rounds N]",
+        run: harness::run,
+    },
+    Named {
+        name: "main-path",
+        about: "1080p30 through the default ladder, every frame accounted for [--seconds N]",
+        run: main_path::run,
+    },
+    Named {
+        name: "obs",
+        about: "OBS Studio through a ladder, every picture accounted for [--pictures N]",
+        run: main_path::run_obs,
+    },
+];
 
 fn main() -> ExitCode {
     named::main("soak", SOAKS)

@@ -1,12 +1,15 @@
 //! Makes rectangles of a picture unreadable: block means on a fixed grid, interpolated between
 //! the blocks' centres, in all planes. What was there cannot be computed back: one mean is left
-//! of about a thousand samples. Fine blocks would leave large digits guessable.
+//! of about a thousand samples, or of as many as a block has that is as high as the rectangle:
+//! text that fills it is then smaller than a block, however large it is.
 
 use crate::libav::{Frame, LibavError, PixelLayout, PlaneMut};
 use tasuki_shared::plan::BlurRect;
 
-/// Side of a luma block; chroma blocks cover the same part of the picture.
-const BLOCK: usize = 32;
+/// Least side of a luma block; chroma blocks cover the same part of the picture.
+const BLOCK_MIN: usize = 32;
+/// Largest side; the sum of its samples fits 32 bits.
+const BLOCK_MAX: usize = 1024;
 /// Steps of interpolation between two centres; 16 × 16 × 255 fits 16 bits.
 const STEPS: u16 = 16;
 /// Rectangles are given in hundredths of a percent.
@@ -55,6 +58,7 @@ impl Filter {
             let shift = usize::from(number > 0);
             for position in 0..self.rects.len() {
                 let area = luma_area(self.rects[position], width, height);
+                let block = block_of(area) >> shift;
                 let area = Area {
                     left: area.left >> shift,
                     top: area.top >> shift,
@@ -64,7 +68,7 @@ impl Filter {
                 let width = area.width.min(plane.width.saturating_sub(area.left));
                 let height = area.height.min(plane.height.saturating_sub(area.top));
                 if width > 0 && height > 0 {
-                    self.blur(&mut plane, Area { width, height, ..area }, BLOCK >> shift);
+                    self.blur(&mut plane, Area { width, height, ..area }, block);
                 }
             }
         }
@@ -117,6 +121,11 @@ impl Filter {
             }
         }
     }
+}
+
+/// Side of a luma block: the short side of the rectangle, even.
+fn block_of(area: Area) -> usize {
+    (area.width.min(area.height) & !1).clamp(BLOCK_MIN, BLOCK_MAX)
 }
 
 /// One line: the samples between two neighbouring centres share their two values.

@@ -6,7 +6,7 @@
 
 use super::placement::{Open, Place, Placement};
 use super::record::{BadSection, Put, Take};
-use super::{Dirty, Outbox, Phase, Session};
+use super::{Dirty, Farewell, Outbox, Phase, Session};
 use crate::rtmp::aggregate::AggregateReader;
 use crate::rtmp::chunk::{ChunkReader, ChunkState, MessageHeader, Piece, Slot, Step, kind};
 use crate::rtmp::handshake::{self, C0_C1_BYTES, C2_BYTES};
@@ -157,6 +157,13 @@ impl Ingest {
     }
 }
 
+/// What reading without looking came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drained {
+    Open,
+    Closed,
+}
+
 enum Closed {
     No,
     Fin,
@@ -166,6 +173,10 @@ enum Closed {
 impl Session {
     /// Takes what the kernel has, within this wake-up's bound, and parses it.
     pub(super) fn receive(&mut self, now: Instant, outbox: &mut Outbox) {
+        if let Phase::Draining { farewell: Farewell::Awaited { .. }, .. } = &self.phase {
+            self.await_farewell();
+            return;
+        }
         for _ in 0..RECEIVE_ROUNDS_MAX {
             // What is in the ring first: a session that was adopted, or waited for its verdict,
             // has bytes there.
@@ -198,15 +209,26 @@ impl Session {
     }
 
     /// Reads and drops what is there, so that the end is a FIN and no reset.
-    pub(super) fn discard_input(&mut self) {
+    pub(super) fn discard_input(&mut self) -> Drained {
         let mut sink = [0; 4096];
         for _ in 0..64 {
             let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
             let fd = std::os::fd::AsRawFd::as_raw_fd(&self.socket);
             match nix::sys::socket::recv(fd, &mut sink, flags) {
                 Ok(got) if got > 0 => {}
-                Ok(_) | Err(_) => return,
+                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return Drained::Open,
+                Ok(_) | Err(_) => return Drained::Closed,
             }
+        }
+        Drained::Open
+    }
+
+    /// The publisher has said that it leaves.
+    fn await_farewell(&mut self) {
+        if self.discard_input() == Drained::Closed
+            && let Phase::Draining { farewell, .. } = &mut self.phase
+        {
+            *farewell = Farewell::Over;
         }
     }
 

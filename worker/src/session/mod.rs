@@ -66,6 +66,8 @@ use crate::output::push::Writability;
 
 /// How long a session that is to leave may take to get its last replies out.
 const LEAVING_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a publisher that unpublished may take to close its connection.
+const FAREWELL_DEADLINE: Duration = Duration::from_secs(1);
 /// Rounds of writing in one wake-up; then the others have their turn.
 const WRITE_ROUNDS_MAX: usize = 64;
 
@@ -76,9 +78,19 @@ enum Phase {
     Lobby,
     Authorizing { since: Instant },
     Live(Box<Stream>),
-    Draining { stream: Box<Stream>, reason: EndReason, deadline: Instant },
+    Draining { stream: Box<Stream>, reason: EndReason, deadline: Instant, farewell: Farewell },
     Leaving { reason: EndReason, deadline: Instant },
     Ended(EndReason),
+}
+
+/// Who closes the connection of a stream that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Farewell {
+    /// The publisher, for it said that it leaves: one that still speaks (FCUnpublish, closeStream,
+    /// deleteStream) takes an early FIN for a failure. Until then it is read and not heard.
+    Awaited { until: Instant },
+    /// It is closed.
+    Over,
 }
 
 /// Bytes on their way to the publisher, in the reply ring.
@@ -175,7 +187,8 @@ impl Session {
             Phase::Lobby | Phase::Live(_) => self.ingest.has_room(),
             // Its next words wait in the kernel until the verdict, except for its FIN.
             Phase::Authorizing { .. } => self.ingest.has_room(),
-            Phase::Draining { .. } | Phase::Leaving { .. } | Phase::Ended(_) => false,
+            Phase::Draining { farewell, .. } => *farewell != Farewell::Over,
+            Phase::Leaving { .. } | Phase::Ended(_) => false,
         };
         let writes = self.reply.head > self.reply.written;
         (if reads { Readability::Wanted } else { Readability::Ignored }, Writability::of(writes))
@@ -313,8 +326,14 @@ impl Session {
         self.phase = match phase {
             Phase::Live(mut stream) => {
                 stream.over();
-                shut_down(self.socket.as_fd());
-                Phase::Draining { stream, reason, deadline: now + DRAINING_DEADLINE }
+                let farewell = if reason == EndReason::Unpublished {
+                    Farewell::Awaited { until: now + FAREWELL_DEADLINE }
+                } else {
+                    shut_down(self.socket.as_fd());
+                    Farewell::Over
+                };
+                let deadline = now + DRAINING_DEADLINE;
+                Phase::Draining { stream, reason, deadline, farewell }
             }
             Phase::Lobby | Phase::Authorizing { .. } => {
                 Phase::Leaving { reason, deadline: now + LEAVING_DEADLINE }
@@ -411,8 +430,12 @@ impl Session {
     fn finish(&mut self, now: Instant, outbox: &mut Outbox) {
         let reply_out = self.reply.written == self.reply.head;
         match &mut self.phase {
-            Phase::Draining { stream, reason, deadline } => {
-                if stream.is_drained() || now > *deadline {
+            Phase::Draining { stream, reason, deadline, farewell } => {
+                let parted = match farewell {
+                    Farewell::Awaited { until } => now > *until,
+                    Farewell::Over => true,
+                };
+                if (stream.is_drained() && parted) || now > *deadline {
                     stream.abandon(self.id, outbox);
                     self.closed = stream.take_closed();
                     self.leftovers = stream.take_leftovers();
@@ -426,7 +449,7 @@ impl Session {
                 // FIN, not a reset: nothing may be left unread in our receive queue.
                 if reply_out || now > *deadline {
                     let reason = reason.clone();
-                    self.discard_input();
+                    let _either_way_it_ends_now = self.discard_input();
                     self.end(reason, outbox);
                 }
             }
