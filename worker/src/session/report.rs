@@ -6,12 +6,15 @@ use super::{Phase, Session};
 use crate::ladder::RungDecision;
 use crate::output::push::Push;
 use crate::pipeline::{PipelineEvent, SkipReason};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 use tasuki_shared::id::RungId;
 use tasuki_shared::limits::RUNGS_MAX;
 use tasuki_shared::plan::RungKind;
 use tasuki_shared::status::{PushStatus, RungStatus, SessionStatus};
+
+/// Pictures on their way through a pipeline that are told apart.
+const INSIDE_MAX: usize = 8192;
 
 /// Counters of one stream.
 #[derive(Clone, Debug, Default)]
@@ -21,8 +24,9 @@ pub struct Counts {
     pub frames_out: u64,
     /// Larger than their log takes.
     pub too_large: u64,
-    newest_in_ms: Option<i64>,
-    newest_out_ms: Option<i64>,
+    newest_in_ms: i64,
+    /// Log index and stamp of the pictures that the pipeline has neither given nor given up.
+    inside: VecDeque<(u64, i64)>,
     skipped: BTreeMap<&'static str, u64>,
     dropped_by_overload: u64,
     events: BTreeMap<&'static str, u64>,
@@ -37,14 +41,18 @@ impl Counts {
         self.media_bytes += u64::from(bytes);
     }
 
-    pub fn frame_in(&mut self, dts_ms: i64) {
+    pub fn frame_in(&mut self, index: u64, dts_ms: i64) {
         self.frames_in += 1;
-        self.newest_in_ms = Some(dts_ms);
+        self.newest_in_ms = dts_ms;
+        self.inside.push_back((index, dts_ms));
+        if self.inside.len() > INSIDE_MAX {
+            self.inside.pop_front();
+        }
     }
 
-    pub fn frame_out(&mut self, pts_ms: i64) {
+    pub fn frame_out(&mut self, index: u64) {
         self.frames_out += 1;
-        self.newest_out_ms = Some(pts_ms);
+        self.passed(index);
     }
 
     pub fn rung_frame(&mut self, rung: RungId, bytes: usize) {
@@ -55,7 +63,8 @@ impl Counts {
         }
     }
 
-    pub fn skipped(&mut self, reason: SkipReason) {
+    pub fn skipped(&mut self, index: u64, reason: SkipReason) {
+        self.passed(index);
         self.dropped_by_overload += u64::from(is_overload(reason));
         *self.skipped.entry(skip_name(reason)).or_default() += 1;
     }
@@ -74,13 +83,21 @@ impl Counts {
         self.dropped_by_overload
     }
 
-    /// Newest picture received minus newest one through the pipeline. Before the first is through
-    /// there is nothing to be behind of but the first itself.
+    /// Newest picture received minus the oldest one that is not through: pictures far apart, as of
+    /// a static screen, are no lag. Before the first is through there is nothing to be behind of.
     #[must_use]
     pub fn lag_ms(&self) -> u64 {
-        match (self.newest_in_ms, self.newest_out_ms) {
-            (Some(received), Some(out)) => u64::try_from(received - out).unwrap_or(0),
-            (Some(_) | None, _) => 0,
+        match self.inside.front() {
+            Some((_, oldest_ms)) if self.frames_out > 0 => {
+                u64::try_from(self.newest_in_ms - oldest_ms).unwrap_or(0)
+            }
+            Some(_) | None => 0,
+        }
+    }
+
+    fn passed(&mut self, index: u64) {
+        while self.inside.front().is_some_and(|(oldest, _)| *oldest <= index) {
+            self.inside.pop_front();
         }
     }
 }
@@ -274,5 +291,36 @@ fn event_name(event: &PipelineEvent) -> Option<&'static str> {
         | PipelineEvent::LiveFrom { .. }
         | PipelineEvent::AudioOpened { .. }
         | PipelineEvent::Ended => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_what_waits_and_not_how_far_pictures_are_apart() {
+        let mut counts = Counts::default();
+        counts.frame_in(3, 0);
+        counts.frame_in(4, 9_000);
+        assert_eq!(counts.lag_ms(), 0, "nothing was ever through");
+        counts.frame_out(3);
+        assert_eq!(counts.lag_ms(), 0, "the newest is just being worked on");
+        counts.frame_in(6, 9_033);
+        counts.frame_in(7, 14_000);
+        assert_eq!(counts.lag_ms(), 5_000);
+        counts.skipped(6, SkipReason::Overload);
+        assert_eq!(counts.lag_ms(), 0);
+        counts.frame_out(7);
+        assert_eq!((counts.lag_ms(), counts.frames_out), (0, 2));
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_stuck_pipeline_is_bounded() {
+        let mut counts = Counts::default();
+        for frame in 0..20_000 {
+            counts.frame_in(frame, 0);
+        }
+        assert_eq!(counts.inside.len(), INSIDE_MAX);
     }
 }

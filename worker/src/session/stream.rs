@@ -206,9 +206,10 @@ impl Stream {
         } else {
             let stamped = timeline.stamp(track, header.timestamp_ms, cts_ms);
             let cts_ms = i32::try_from(stamped.pts_ms - stamped.dts_ms).unwrap_or(0);
-            self.logs.source.append(reservation, kind, stamped.dts_ms, cts_ms, mark);
+            let dts_ms = stamped.dts_ms;
+            let entry = self.logs.source.append(reservation, kind, dts_ms, cts_ms, mark);
             if track == Track::Video {
-                self.counts.frame_in(stamped.dts_ms);
+                self.counts.frame_in(entry.index, dts_ms);
             }
             stamped.correction
         };
@@ -251,7 +252,9 @@ impl Stream {
                 self.audio_config = asc;
             }
             PipelineOutput::Audio(audio) => self.take_audio(&audio),
-            PipelineOutput::Skipped { source_index: _, reason } => self.counts.skipped(reason),
+            PipelineOutput::Skipped { source_index, reason } => {
+                self.counts.skipped(source_index, reason);
+            }
             PipelineOutput::Event(event) => self.take_event(&event, session, outbox),
         }
     }
@@ -293,7 +296,7 @@ impl Stream {
             self.put(LogName::Rung(*rung), &[&head, &frame.payload], kind, pts_ms, source_index);
             self.counts.rung_frame(*rung, frame.payload.len());
         }
-        self.counts.frame_out(pts_ms);
+        self.counts.frame_out(source_index);
         self.last_frame = Some(CutFrame { source_index, pts_ms });
     }
 
