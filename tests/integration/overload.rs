@@ -3,17 +3,19 @@
 //! bounded, and the rungs come back when there is less to do.
 
 use anyhow::{Context, Result, ensure};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use tasuki_shared::clock;
 use tasuki_shared::status::{SessionStatus, Status};
+use tasuki_tests::child;
 use tasuki_tests::fixture::Recipe;
 use tasuki_tests::flv::{self, Flv, Tag};
 use tasuki_tests::frames;
 use tasuki_tests::place::in_run_directory;
 use tasuki_tests::raw_publisher::RawPublisher;
 use tasuki_tests::scene::{Scene, is_picture};
-use tasuki_tests::server::Rung;
+use tasuki_tests::server::{Rung, Server};
 
 /// Generous: other tests may share the machine.
 const BOUND: Duration = Duration::from_secs(90);
@@ -21,7 +23,7 @@ const BOUND: Duration = Duration::from_secs(90);
 const ROUND_MS: u32 = 4040;
 /// What the worker may grow by while its pipeline is behind: bounded queues of 720p frames.
 const GROWTH_BYTES_MAX: u64 = 200 << 20;
-/// The rung that no test machine encodes in real time, and the one that every machine does.
+/// The rung that no core encodes in real time, and the one that every core does.
 const HEAVY: &str = "700p";
 const LIGHT: &str = "72p";
 
@@ -63,6 +65,19 @@ fn send(publisher: &mut RawPublisher, tags: &[Tag], what: &AtomicU8) -> Result<V
         }
         offset_ms += ROUND_MS;
     }
+}
+
+/// Whatever the machine has, the server gets one core of it. Threads and processes that start later
+/// inherit that.
+fn confine(server: &Server) -> Result<()> {
+    child::require("taskset")?;
+    for process in server.census()?.processes {
+        let mut taskset = Command::new("taskset");
+        taskset.args(["--all-tasks", "--cpu-list", "--pid", "0", &process.pid.to_string()]);
+        let output = taskset.stdin(Stdio::null()).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
 }
 
 fn session(status: &Status) -> Option<&SessionStatus> {
@@ -124,6 +139,7 @@ fn an_overloaded_ladder_gives_up_frames_then_rungs_and_takes_them_back() {
         let mut scene = Scene::start(run.path(), recipe, |setup| {
             setup.rungs = Some(ladder());
         })?;
+        confine(&scene.server)?;
         let mut publisher = scene.publish("cam")?;
         let tags = scene.source.tags.clone();
         let what = AtomicU8::new(EVERYTHING);
