@@ -110,7 +110,7 @@ pub struct SessionStatus {
     pub frames_out: u64,
     /// Dropped before decoding because the pipeline fell behind.
     pub frames_dropped: u64,
-    /// Newest received minus newest committed by the pipeline.
+    /// Newest received minus the oldest that is not through the pipeline yet.
     pub lag_ms: u64,
     /// Timestamp corrections and other input faults by kind.
     pub faults: std::collections::BTreeMap<String, u64>,

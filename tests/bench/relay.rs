@@ -16,6 +16,7 @@ use tasuki_tests::fixture::{Audio, Recipe};
 use tasuki_tests::flv::{Flv, Kind, Tag};
 use tasuki_tests::named;
 use tasuki_tests::origin::{self, Origin, Record};
+use tasuki_tests::picture::Band;
 use tasuki_tests::place::RunDirectory;
 use tasuki_tests::server::{Rung, Server, Setup};
 use tasuki_tests::wait;
@@ -177,6 +178,7 @@ fn padded(seconds: u32) -> Result<Vec<Tag>> {
         video_kbps: KBPS - 300,
         audio: Audio::Beat { kbps: 128 },
         preset: "ultrafast",
+        band: Band::Top,
     };
     let mut tags = Flv::read(&recipe.file()?)?.tags;
     let bytes: usize = tags.iter().map(|tag| tag.body.len()).sum();

@@ -164,6 +164,7 @@ fn a_static_screen_leaves_a_gap_in_the_picture_while_the_sound_goes_on() {
         publisher.finish(BOUND)?;
         scene.settle()?;
         ensure!(session.frames_dropped == 0 && session.faults.is_empty(), "{session:?}");
+        ensure!(!scene.server.log().contains("overload"), "a pause was taken for overload");
         for rung in ["source", SMALL] {
             let file = scene.recording("cam", rung)?;
             let decoded = frames::decode(&file)?;

@@ -134,11 +134,6 @@ impl Cursor {
         }
     }
 
-    #[must_use]
-    pub fn feed(&self) -> Feed {
-        self.feed
-    }
-
     /// A new connection: headers and a keyframe come first again.
     pub fn restart(&mut self) {
         self.started = Started::Not;

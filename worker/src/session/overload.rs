@@ -6,8 +6,8 @@
 //!  a step down the list: lag ≥ 4 s, at most one step each 2 s
 //!  a step back: lag < 1 s for 5 s
 //! ```
-//! Lag is stream time between the newest picture received and the newest one committed, so a
-//! publisher that pauses is no overload.
+//! Lag is stream time between the newest picture received and the oldest one not yet committed, so
+//! a publisher that pauses, or sends a picture every few seconds, is no overload.
 
 use crate::pipeline::{self, DropPolicy};
 use std::time::{Duration, Instant};

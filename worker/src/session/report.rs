@@ -6,13 +6,15 @@ use super::{Phase, Session};
 use crate::ladder::RungDecision;
 use crate::output::push::Push;
 use crate::pipeline::{PipelineEvent, SkipReason};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 use tasuki_shared::id::RungId;
 use tasuki_shared::limits::RUNGS_MAX;
-use tasuki_shared::memory::log::Entry;
 use tasuki_shared::plan::RungKind;
 use tasuki_shared::status::{PushStatus, RungStatus, SessionStatus};
+
+/// Pictures on their way through a pipeline that are told apart.
+const INSIDE_MAX: usize = 8192;
 
 /// Counters of one stream.
 #[derive(Clone, Debug, Default)]
@@ -22,10 +24,9 @@ pub struct Counts {
     pub frames_out: u64,
     /// Larger than their log takes.
     pub too_large: u64,
-    /// Newest video frame received, by index and decode time.
-    newest_in: Option<(u64, i64)>,
-    /// Newest one that the pipeline is done with: encoded, or skipped by name.
-    newest_passed: Option<(u64, i64)>,
+    newest_in_ms: i64,
+    /// Log index and stamp of the pictures that the pipeline has neither given nor given up.
+    inside: VecDeque<(u64, i64)>,
     skipped: BTreeMap<&'static str, u64>,
     dropped_by_overload: u64,
     events: BTreeMap<&'static str, u64>,
@@ -40,30 +41,23 @@ impl Counts {
         self.media_bytes += u64::from(bytes);
     }
 
-    pub fn frame_in(&mut self, entry: &Entry) {
+    /// A video frame was received.
+    pub fn frame_in(&mut self) {
         self.frames_in += 1;
-        self.newest_in = Some((entry.index, entry.dts_ms));
     }
 
-    pub fn frame_out(&mut self) {
-        self.frames_out += 1;
-    }
-
-    /// The pipeline is done with the frame of `index`; its entry may be overwritten already.
-    pub fn passed(&mut self, index: u64, entry: Option<Entry>) {
-        let before = self.newest_passed.unwrap_or((0, i64::MIN));
-        let dts_ms = entry.map_or(before.1, |entry| entry.dts_ms);
-        self.newest_passed = Some((before.0.max(index), before.1.max(dts_ms)));
-    }
-
-    /// Were frames received that the pipeline is not done with?
-    #[must_use]
-    pub fn has_pictures_inside(&self) -> bool {
-        match (self.newest_in, self.newest_passed) {
-            (Some((received, _)), Some((passed, _))) => received > passed,
-            (Some(_), None) => true,
-            (None, _) => false,
+    /// The pipeline has to give it, or give it up by name.
+    pub fn frame_due(&mut self, index: u64, dts_ms: i64) {
+        self.newest_in_ms = dts_ms;
+        self.inside.push_back((index, dts_ms));
+        if self.inside.len() > INSIDE_MAX {
+            self.inside.pop_front();
         }
+    }
+
+    pub fn frame_out(&mut self, index: u64) {
+        self.frames_out += 1;
+        self.passed(index);
     }
 
     pub fn rung_frame(&mut self, rung: RungId, bytes: usize) {
@@ -74,7 +68,8 @@ impl Counts {
         }
     }
 
-    pub fn skipped(&mut self, reason: SkipReason) {
+    pub fn skipped(&mut self, index: u64, reason: SkipReason) {
+        self.passed(index);
         self.dropped_by_overload += u64::from(reason == SkipReason::Overload);
         *self.skipped.entry(skip_name(reason)).or_default() += 1;
     }
@@ -93,15 +88,27 @@ impl Counts {
         self.dropped_by_overload
     }
 
-    /// Newest picture received minus newest one that the pipeline is done with. Before the first
-    /// is through there is nothing to be behind of but the first itself.
+    /// Newest picture received minus the oldest one that is not through: pictures far apart, as of
+    /// a static screen, are no lag. Before the first is through there is nothing to be behind of.
     #[must_use]
     pub fn lag_ms(&self) -> u64 {
-        match (self.newest_in, self.newest_passed) {
-            (Some((_, received)), Some((_, passed))) => {
-                u64::try_from(received.saturating_sub(passed)).unwrap_or(0)
+        match self.inside.front() {
+            Some((_, oldest_ms)) if self.frames_out > 0 => {
+                u64::try_from(self.newest_in_ms - oldest_ms).unwrap_or(0)
             }
-            (Some(_) | None, _) => 0,
+            Some(_) | None => 0,
+        }
+    }
+
+    /// Were frames received that the pipeline is not done with?
+    #[must_use]
+    pub fn has_pictures_inside(&self) -> bool {
+        !self.inside.is_empty()
+    }
+
+    fn passed(&mut self, index: u64) {
+        while self.inside.front().is_some_and(|(oldest, _)| *oldest <= index) {
+            self.inside.pop_front();
         }
     }
 }
@@ -311,5 +318,36 @@ fn event_name(event: &PipelineEvent) -> Option<&'static str> {
         | PipelineEvent::LiveFrom { .. }
         | PipelineEvent::AudioOpened { .. }
         | PipelineEvent::Ended => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_what_waits_and_not_how_far_pictures_are_apart() {
+        let mut counts = Counts::default();
+        counts.frame_due(3, 0);
+        counts.frame_due(4, 9_000);
+        assert_eq!(counts.lag_ms(), 0, "nothing was ever through");
+        counts.frame_out(3);
+        assert_eq!(counts.lag_ms(), 0, "the newest is just being worked on");
+        counts.frame_due(6, 9_033);
+        counts.frame_due(7, 14_000);
+        assert_eq!(counts.lag_ms(), 5_000);
+        counts.skipped(6, SkipReason::Overload);
+        assert_eq!(counts.lag_ms(), 0);
+        counts.frame_out(7);
+        assert_eq!((counts.lag_ms(), counts.frames_out), (0, 2));
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_stuck_pipeline_is_bounded() {
+        let mut counts = Counts::default();
+        for frame in 0..20_000 {
+            counts.frame_due(frame, 0);
+        }
+        assert_eq!(counts.inside.len(), INSIDE_MAX);
     }
 }

@@ -187,7 +187,10 @@ impl Stream {
             let cts_ms = i32::try_from(stamped.pts_ms - stamped.dts_ms).unwrap_or(0);
             let entry = self.logs.source.append(reservation, kind, stamped.dts_ms, cts_ms, mark);
             if kind.is_video_frame() {
-                self.counts.frame_in(&entry);
+                self.counts.frame_in();
+                if self.transcode.is_running() && self.plan.transcodes() {
+                    self.counts.frame_due(entry.index, entry.dts_ms);
+                }
             }
             stamped.correction
         };

@@ -178,8 +178,7 @@ impl Transcode {
                 }
                 PipelineOutput::Audio(audio) => self.take_audio(logs, counts, &audio),
                 PipelineOutput::Skipped { source_index, reason } => {
-                    counts.skipped(reason);
-                    counts.passed(source_index, logs.source.entry(source_index));
+                    counts.skipped(source_index, reason);
                 }
                 PipelineOutput::Event(event) => self.take_event(&event, counts, session, outbox),
             }
@@ -276,8 +275,7 @@ impl Transcode {
             put(logs, counts, LogName::Rung(*rung), &parts, kind, pts_ms, source_index);
             counts.rung_frame(*rung, frame.payload.len());
         }
-        counts.frame_out();
-        counts.passed(source_index, logs.source.entry(source_index));
+        counts.frame_out(source_index);
         self.last_frame = Some(CutFrame { source_index, pts_ms });
     }
 
