@@ -72,9 +72,8 @@ fn of_tasuki(directory: &Path, task: Task, tags: &Arc<Vec<Tag>>) -> Result<Vec<D
     };
     let mut server = Server::start(directory, &setup)?;
     server.wait_status("five workers", Duration::from_secs(20), |status| {
-        let serving = |w: &&tasuki_shared::status::WorkerStatus| {
-            w.role == "worker" && w.state == "serving"
-        };
+        let serving =
+            |w: &&tasuki_shared::status::WorkerStatus| w.role == "worker" && w.state == "serving";
         (status.workers.iter().filter(serving).count() == 5).then_some(())
     })?;
     let address = server.address().parse().context("the server's address")?;

@@ -13,6 +13,10 @@ const AUDIO_ALONE_AFTER_MS: i64 = 1_000;
 /// How far audio may run ahead of video that does not come (a static screen).
 const AUDIO_AHEAD_MS: i64 = 500;
 
+/// How long (of stream time) sound waits for the next picture to go out with it: one write less,
+/// and one wake-up less at the origin, for each.
+const AUDIO_JOINS_VIDEO_MS: i64 = 40;
+
 /// A log, as named in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogName {
@@ -190,11 +194,25 @@ impl Cursor {
                 continue;
             };
             if self.wants(log, &entry) {
+                if entry.kind == EntryKind::Audio && self.waits_for_a_picture(log, newest) {
+                    return None;
+                }
                 return Some((LogName::Source, entry));
             }
             self.video += 1;
         }
         None
+    }
+
+    /// Is everything since the last picture sound, and little of it? What follows decides again:
+    /// a picture takes the sound along, and without one it goes by itself.
+    fn waits_for_a_picture(&self, log: &LogWriter, head: u64) -> bool {
+        let newest = log.entry(head - 1).filter(|newest| newest.kind == EntryKind::Audio);
+        self.started == Started::Yes
+            && newest.is_some_and(|newest| {
+                let since = newest.dts_ms.saturating_sub(self.last_video_dts_ms);
+                (0..AUDIO_JOINS_VIDEO_MS).contains(&since)
+            })
     }
 
     fn wants(&mut self, log: &LogWriter, entry: &Entry) -> bool {
