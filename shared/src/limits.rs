@@ -199,9 +199,15 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// Pause of a listener when the host has no fds or memory for a connection.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Frames taken from one control channel before other work is looked at.
-pub const FRAMES_PER_TURN: usize = 64;
+/// Frames taken from one control channel before other work is looked at: more than the
+/// connections taken in a turn can cause, so that accepting does not outrun the ends it follows.
+pub const FRAMES_PER_TURN: usize = 256;
+/// How often processes and host are measured.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
+/// A process's memory less often where walking its pages takes long: one part in so many of the
+/// time, but at least this often.
+pub const MEMORY_SAMPLE_COST_DIVISOR: u32 = 1000;
+pub const MEMORY_SAMPLE_INTERVAL_MAX: Duration = Duration::from_secs(10);
 /// Events that a slow `watch` client may be behind.
 pub const WATCH_EVENTS_MAX: usize = 1024;
 /// One reply to a status client must be taken within this.

@@ -217,10 +217,8 @@ impl Shell {
     }
 
     pub fn accepted(&mut self, socket: TcpStream, peer: SocketAddr) {
-        if let Err(error) = socket.set_nonblocking(true) {
-            tracing::warn!(%error, "an accepted connection is unusable");
-            return;
-        }
+        // It stays in blocking mode: whoever reads or writes it says MSG_DONTWAIT each time, and
+        // one system call less is worth something here.
         let session = SessionId { epoch: self.epoch, counter: self.next_session };
         self.next_session += 1;
         self.vault.accept(session, socket);

@@ -28,7 +28,7 @@ use tasuki_tests::server::{Rung, Server, Setup};
 const C0_C1_BYTES: usize = 1537;
 const ANSWER_BYTES: usize = 3073;
 /// Clients at once; below what the lobby of one worker takes.
-const CLIENTS: u32 = 16;
+const CLIENTS: u32 = 64;
 const ANSWER_BOUND: Duration = Duration::from_secs(10);
 
 pub fn run(arguments: &[String]) -> Result<()> {

@@ -215,7 +215,9 @@ impl Bench {
         let mut command = Command::new("ffmpeg");
         command.args(["-nostdin", "-hide_banner", "-nostats", "-v", "warning"]);
         command.args(["-filter_threads", "1", "-filter_complex_threads", "1"]);
-        command.args(["-threads", "1", "-listen", "1", "-i", listen]);
+        // A thread of its own reads the input: a publisher that has sent everything closes, and
+        // what the command has not read by then would be lost.
+        command.args(["-threads", "1", "-thread_queue_size", "1024", "-listen", "1", "-i", listen]);
         match contender {
             Contender::Tuned => {
                 let graph = "[0:v]scale=1280:720:flags=area,split[a][x];\

@@ -279,12 +279,30 @@ impl IoThread {
     }
 
     fn send_outbox(&mut self) {
+        forget_brief_adoptions(&mut self.outbox);
         for (message, fds) in self.outbox.drain(..) {
             if let Err(error) = self.control.send(message, fds) {
                 tracing::error!(%error, "a message to the supervisor is lost");
             }
         }
     }
+}
+
+/// A session that ended in the turn in which it was adopted, as a port scanner's, is told of once.
+fn forget_brief_adoptions(outbox: &mut Outbox) {
+    let mut ended = Vec::new();
+    for (message, _) in outbox.iter() {
+        if let FromWorker::Ended { session, .. } = message {
+            ended.push(*session);
+        }
+    }
+    if ended.is_empty() {
+        return;
+    }
+    let told_of = |session: &SessionId| ended.contains(session);
+    outbox.retain(
+        |(message, _)| !matches!(message, FromWorker::Adopted { session } if told_of(session)),
+    );
 }
 
 /// Brings epoll in line with what the session waits for.

@@ -266,6 +266,15 @@ impl RingMapping {
         usize::try_from(got).map_err(|_| io::Error::last_os_error())
     }
 
+    /// Has the kernel make and map the pages of the first `capacity` bytes in this range at once,
+    /// instead of one fault for each (MADV_POPULATE_WRITE, Linux 5.14). Only a hint.
+    pub fn populate(&self, offset: usize, length: usize) {
+        let length = length.min(self.capacity.saturating_sub(offset));
+        let start = self.region.at(offset, length);
+        // SAFETY: the range is mapped, and populating changes no byte of it.
+        unsafe { libc::madvise(start.cast(), length, libc::MADV_POPULATE_WRITE) };
+    }
+
     fn place(&self, position: u64, length: usize) -> usize {
         assert!(length <= self.capacity, "{length} bytes do not fit a ring of {}", self.capacity);
         usize::try_from(position % self.capacity as u64).expect("less than the capacity")

@@ -4,7 +4,10 @@
 use crate::core::event::Sample;
 use std::collections::HashMap;
 use std::fs;
+use std::time::Instant;
+use tasuki_shared::clock;
 use tasuki_shared::id::Generation;
+use tasuki_shared::limits::{MEMORY_SAMPLE_COST_DIVISOR, MEMORY_SAMPLE_INTERVAL_MAX};
 
 /// One round of measurements.
 #[derive(Debug, Default)]
@@ -17,7 +20,16 @@ pub struct Round {
 #[derive(Debug, Default)]
 pub struct Sampler {
     host: Option<HostTicks>,
-    processes: HashMap<Generation, u64>,
+    processes: HashMap<Generation, Known>,
+}
+
+/// Of one process, in the round before.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    ticks: Option<u64>,
+    memory: Sample,
+    /// From then on its memory is looked at again.
+    memory_due: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,21 +51,37 @@ impl Sampler {
         let mut before = std::mem::take(&mut self.processes);
         let mut workers = Vec::with_capacity(processes.len());
         for (generation, pid) in processes {
-            let Some(mut sample) = memory(*pid) else { continue };
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            if let Some(ticks) = process_ticks(&stat) {
-                let used = before.remove(generation).map(|before| ticks.saturating_sub(before));
-                if let (Some(used), Some(elapsed)) = (used, elapsed) {
-                    // /proc/stat counts all processors: a share of one is that many times more.
-                    sample.cpu_percent =
-                        percent(used.saturating_mul(processors as u64), elapsed.total);
-                }
-                self.processes.insert(*generation, ticks);
+            let known = before.remove(generation);
+            let Some(mut now) = Known::look(*pid, known) else { continue };
+            let used = now.ticks.zip(known.and_then(|known| known.ticks));
+            let used = used.map(|(now, before)| now.saturating_sub(before));
+            if let (Some(used), Some(elapsed)) = (used, elapsed) {
+                // /proc/stat counts all processors: a share of one is that many times more.
+                now.memory.cpu_percent =
+                    percent(used.saturating_mul(processors as u64), elapsed.total);
             }
-            workers.push((*generation, sample));
+            self.processes.insert(*generation, now);
+            workers.push((*generation, now.memory));
         }
         let cpu_percent = elapsed.map_or(0.0, |elapsed| percent(elapsed.busy, elapsed.total));
         Round { cpu_percent, workers }
+    }
+}
+
+impl Known {
+    /// Walking the pages of a worker with many logs takes milliseconds, so it is done less often
+    /// there.
+    fn look(pid: i32, before: Option<Self>) -> Option<Self> {
+        let began = clock::now();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let ticks = process_ticks(&stat);
+        if let Some(before) = before.filter(|before| began < before.memory_due) {
+            return Some(Self { ticks, ..before });
+        }
+        let memory = memory(pid)?;
+        let pause = began.elapsed() * MEMORY_SAMPLE_COST_DIVISOR;
+        let memory_due = began + pause.min(MEMORY_SAMPLE_INTERVAL_MAX);
+        Some(Self { ticks, memory, memory_due })
     }
 }
 

@@ -15,6 +15,10 @@ const AUDIO_AHEAD_MS: i64 = 500;
 /// The same while the pipeline still has pictures inside.
 const AUDIO_AHEAD_OF_PIPELINE_MS: i64 = 5_000;
 
+/// How long (of stream time) sound waits for the next picture to go out with it: one write less,
+/// and one wake-up less at the origin, for each.
+const AUDIO_JOINS_VIDEO_MS: i64 = 40;
+
 /// A log, as named in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogName {
@@ -265,6 +269,7 @@ impl Cursor {
                 }
             }
             EntryKind::Audio | EntryKind::AudioOther => match self.started {
+                Started::Yes if self.waits_for_a_picture(log) => Wants::Patience,
                 Started::Yes | Started::AudioAlone => Wants::This,
                 // Sound from before the first picture has nothing to belong to.
                 Started::Not if log.heads().headers.video != 0 => Wants::Another,
@@ -272,6 +277,16 @@ impl Cursor {
                 Started::Not => Wants::Patience,
             },
         }
+    }
+
+    /// Is everything since the last picture sound, and little of it? What follows decides again:
+    /// a picture takes the sound along, and without one it goes by itself.
+    fn waits_for_a_picture(&self, log: &LogWriter) -> bool {
+        let newest = log.heads().index_head.checked_sub(1).and_then(|index| log.entry(index));
+        newest.is_some_and(|newest| {
+            let since = newest.dts_ms.saturating_sub(self.last_video_dts_ms);
+            newest.kind == EntryKind::Audio && (0..AUDIO_JOINS_VIDEO_MS).contains(&since)
+        })
     }
 
     /// What was next is overwritten: on to the newest keyframe, or without a video track to the

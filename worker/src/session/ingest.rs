@@ -95,9 +95,7 @@ impl Ingest {
             }
             Wire::Chunks(reader) => {
                 into.put_u8(2);
-                let mut state = [0; ChunkState::SIZE];
-                reader.export().to_bytes(&mut state);
-                into.put_bytes(&state);
+                reader.export().encode(into);
                 placement.encode(into);
             }
         }
@@ -126,8 +124,9 @@ impl Ingest {
                 (Wire::C2 { left }, Placement::default())
             }
             2 => {
-                let state = ChunkState::from_bytes(take.bytes(ChunkState::SIZE)?)
-                    .ok_or_else(|| take.bad("its chunk state is cut short"))?;
+                let length = ChunkState::encoded_bytes(take.u8()?)
+                    .ok_or_else(|| take.bad("more chunk streams than there can be"))?;
+                let state = ChunkState::decode(take.bytes(length)?);
                 let reader = ChunkReader::import(&state)
                     .map_err(|_| take.bad("its chunk state is impossible"))?;
                 let open: Vec<_> = reader.open_messages().collect();

@@ -67,6 +67,40 @@ impl ChunkState {
         }
     }
 
+    /// Appends how many chunk streams there are, and the little-endian form up to the last of
+    /// them: most of it is empty, and this is written with every commit.
+    pub fn encode(&self, into: &mut Vec<u8>) {
+        let used = self.streams.iter().rposition(|stream| stream.chunk_stream != 0);
+        let used = used.map_or(0, |last| last + 1);
+        into.push(u8::try_from(used).expect("at most CHUNK_STREAMS_MAX"));
+        let start = into.len();
+        let Self { chunk_size, slot, left, forgotten, begun, streams } = self;
+        into.reserve(Self::SIZE);
+        for word in [chunk_size, slot, left, forgotten, begun] {
+            into.extend(word.to_le_bytes());
+        }
+        for stream in &streams[..used] {
+            into.extend(stream.to_words().into_iter().flat_map(u32::to_le_bytes));
+        }
+        debug_assert_eq!(Self::encoded_bytes(into[start - 1]), Some(into.len() - start));
+    }
+
+    /// Bytes that follow a number of chunk streams; `None` if there cannot be so many.
+    #[must_use]
+    pub fn encoded_bytes(used: u8) -> Option<usize> {
+        let used = usize::from(used);
+        (used <= CHUNK_STREAMS_MAX).then_some(4 * (HEAD_WORDS + used * STREAM_WORDS))
+    }
+
+    /// Reads what [`Self::encode`] wrote after the number; what is not there is zero.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Self {
+        let mut whole = [0; Self::SIZE];
+        let there = bytes.len().min(Self::SIZE);
+        whole[..there].copy_from_slice(&bytes[..there]);
+        Self::from_bytes(&whole).expect("of the whole size")
+    }
+
     /// Reads the little-endian form; `None` when there are fewer than `SIZE` bytes.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {

@@ -74,6 +74,10 @@ proptest! {
             let state = reader.export();
             let mut stored = [0; ChunkState::SIZE];
             state.to_bytes(&mut stored);
+            let mut short = Vec::new();
+            state.encode(&mut short);
+            assert_eq!(ChunkState::encoded_bytes(short[0]), Some(short.len() - 1));
+            assert_eq!(ChunkState::decode(&short[1..]), state, "the short form holds the same");
             let loaded = ChunkState::from_bytes(&stored).unwrap();
             prop_assert_eq!(loaded, state);
             let imported = ChunkReader::import(&loaded).unwrap();
