@@ -49,7 +49,7 @@ fn everything_ffmpeg_publishes_arrives() {
 #[test]
 fn everything_gstreamer_publishes_arrives() {
     in_run_directory("pub-gst", |run| {
-        // flvmux gives B-frames times that fall; those are corrected, and counted as faults.
+        // Of B-frames flvmux makes tags with equal times, which a recording shows as they are.
         let recipe = Recipe::small(6);
         publish(run.path(), &recipe, Packets::Remuxed, |file, url| {
             publisher::gstreamer(run.path(), "publisher", file, url)
