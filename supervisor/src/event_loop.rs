@@ -61,6 +61,7 @@ pub type SharedShell = Rc<RefCell<Shell>>;
 pub type Reload = Box<dyn Fn() -> Result<(), String>>;
 
 struct Process {
+    role: Role,
     channel: Channel<ToWorker, FromWorker>,
     pidfd: OwnedFd,
     pid: i32,
@@ -252,7 +253,11 @@ impl Shell {
     ) {
         let Envelope { generation: claimed, body } = envelope;
         let socket = fds.pop();
-        if let FromWorker::Connected { ticket, outcome } = &body {
+        let role = self.processes.get(&channel).map(|process| process.role);
+        // A socket from anybody else, under a ticket it guessed, would become a push's connection.
+        if let FromWorker::Connected { ticket, outcome } = &body
+            && role == Some(Role::Dialer)
+        {
             match (outcome, socket) {
                 (Ok(()), Some(socket)) => self.vault.keep_dialed(*ticket, socket),
                 (Ok(()), None) => {
@@ -365,6 +370,7 @@ impl Shell {
         };
         let pid = spawned.pid;
         let process = Process {
+            role,
             channel: spawned.channel,
             pidfd: spawned.pidfd,
             pid,

@@ -51,7 +51,7 @@ fn behave_as_the_server() {
         shutdown_deadline: Duration::from_secs(5),
         ..Settings::default()
     };
-    let exit = tasuki::run(settings, Nobody, Box::new(|| Ok(()))).unwrap();
+    let exit = tasuki::event_loop::run(settings, Nobody, Box::new(|| Ok(()))).unwrap();
     assert_eq!(exit, Exit::Done);
 }
 

@@ -27,7 +27,8 @@ pub enum Event {
         error: String,
     },
     /// A frame on the control channel of the process of `channel`. An fd that came with a
-    /// `Connected` is held by the shell under its ticket.
+    /// `Connected` of a dialer is held by the shell under its ticket; from anybody else it was
+    /// closed.
     Frame {
         channel: Generation,
         claimed: Generation,

@@ -168,7 +168,7 @@ impl<R: Rules> Core<R> {
 
     fn frame(&mut self, now: Duration, channel: Generation, claimed: Generation, body: FromWorker) {
         let Some(process) = self.process_mut(channel).filter(|_| channel == claimed) else {
-            self.ignore(&body);
+            self.ignore(channel, &body);
             return;
         };
         process.heard = now;
@@ -192,10 +192,10 @@ impl<R: Rules> Core<R> {
     }
 
     /// A frame that its sender had no right to. What came with it is dropped.
-    fn ignore(&mut self, body: &FromWorker) {
+    fn ignore(&mut self, channel: Generation, body: &FromWorker) {
         self.ignored_frames += 1;
         if let FromWorker::Connected { ticket, outcome: Ok(()) } = body {
-            self.effects.push(Effect::DropDialed { ticket: *ticket });
+            self.drop_dialed(channel, *ticket);
         }
     }
 
