@@ -101,6 +101,19 @@ impl<R: Rules> Core<R> {
         }
     }
 
+    /// The socket was connected and could not be passed on.
+    pub(super) fn dial_not_sent(&mut self, id: SessionId, push: PushId, what: String) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if session.connected.remove(&push) {
+            self.effects.push(Effect::DropPush { session: id, push });
+        }
+        if let Some(generation) = self.sessions.get(&id).and_then(super::lease::Session::generation)
+        {
+            let outcome = Err(DialError::Connect(what));
+            self.answer_dial(generation, id, push, outcome, Fds::None);
+        }
+    }
+
     pub(super) fn push_closed(&mut self, generation: Generation, id: SessionId, push: PushId) {
         let Some(session) = self.leased_to(generation, id) else { return };
         if session.connected.remove(&push) {

@@ -7,12 +7,14 @@ use super::event::Loss;
 use super::settings::SameName;
 use super::tests::{KeyIsName, peer, request};
 use super::*;
+use crate::core::admission::Seat;
 use crate::core::worker::Process;
 use std::collections::BTreeSet;
 use tasuki_shared::id::PushId;
 use tasuki_shared::kernel::Death;
 use tasuki_shared::limits::{
-    ADOPT_DEADLINE, ARRIVAL_DEADLINE, CLOSING_GRACE, END_GRACE, HEARTBEAT_DEADLINE, ORPHAN_DEADLINE,
+    ADOPT_DEADLINE, ARRIVAL_DEADLINE, CLOSING_GRACE, END_GRACE, HEARTBEAT_DEADLINE,
+    ORPHAN_DEADLINE, REAP_DEADLINE,
 };
 use tasuki_shared::message::{Admission, EndReason, PROTOCOL_VERSION, Verdict};
 
@@ -48,6 +50,7 @@ struct Seen {
     taken_over: usize,
     closed_by_deadline: usize,
     lies_about_dials: usize,
+    unkillable: usize,
 }
 
 #[derive(Debug)]
@@ -55,6 +58,8 @@ struct Body {
     role: Role,
     /// Stalled processes say nothing and adopt nothing.
     stalled: bool,
+    /// The kernel does not let go of it.
+    unkillable: bool,
     /// Sessions handed to it, adopted or not.
     sessions: BTreeMap<SessionId, Adoption>,
     dials: Vec<u64>,
@@ -125,7 +130,13 @@ impl World {
         match effect {
             Effect::Spawn { role, generation, .. } => {
                 assert!(self.used.insert(generation), "{context}: {generation} is used again");
-                let body = Body { role, stalled: false, sessions: BTreeMap::new(), dials: vec![] };
+                let body = Body {
+                    role,
+                    stalled: false,
+                    unkillable: false,
+                    sessions: BTreeMap::new(),
+                    dials: vec![],
+                };
                 self.alive.insert(generation, body);
             }
             Effect::Send { to, body, fds } => {
@@ -147,9 +158,7 @@ impl World {
             Effect::DropDialed { ticket } => {
                 assert!(self.dialed.remove(&ticket), "{context}: {ticket} is not ours to drop");
             }
-            Effect::DropPush { .. }
-            | Effect::StopListening
-            | Effect::Announce(_) => {}
+            Effect::DropPush { .. } | Effect::StopListening | Effect::Announce(_) => {}
         }
     }
 
@@ -202,6 +211,7 @@ impl World {
         let patience =
             ARRIVAL_DEADLINE.max(ORPHAN_DEADLINE).max(ADOPT_DEADLINE + HEARTBEAT_DEADLINE)
                 + END_GRACE
+                + REAP_DEADLINE
                 + SECOND;
         for (session, connection) in &self.open {
             let since = connection.unowned_since;
@@ -210,15 +220,15 @@ impl World {
             assert!(self.core.has_session(*session), "{context}: {session} is held for nobody");
         }
         let counted = |process: &Process| -> u32 {
-            let live = process
-                .sessions
-                .iter()
-                .filter(|id| self.core.sessions[id].seat == crate::core::admission::Seat::Stream);
+            let live =
+                process.sessions.iter().filter(|id| self.core.sessions[id].seat == Seat::Stream);
             u32::try_from(live.count()).unwrap()
         };
         for process in self.core.slots.iter().filter_map(Slot::process) {
             assert_eq!(process.streams, counted(process), "{context}: {}", process.generation);
         }
+        let streams = self.core.sessions.values().filter(|s| s.seat == Seat::Stream).count();
+        assert_eq!(self.core.seats.streams, streams, "{context}: seats on the host");
         let live = self.core.sessions.values().filter(|s| s.publish.live_name().is_some());
         assert_eq!(self.core.names.len(), live.count(), "{context}: names and streams differ");
     }
@@ -241,7 +251,9 @@ impl World {
             Death::Exited(0),
         ];
         let death = deaths[self.below(deaths.len())];
-        self.on(Event::Died { generation, death });
+        let processing = body.sessions.keys().filter(|id| id.counter.is_multiple_of(2)).copied();
+        let processing = processing.collect();
+        self.on(Event::Died { generation, death, processing });
     }
 
     /// A channel may close before the death; the core then sends nothing new to it.
@@ -261,12 +273,13 @@ impl World {
     /// Kills that the core has ordered happen some time later.
     fn reap_killed(&mut self) {
         let ending = |slot: &Slot| match &slot.state {
-            State::Ending(process, _) => Some(process.generation),
+            State::Ending(process, ..) => Some(process.generation),
             _ => None,
         };
         let dying: Vec<_> = self.core.slots.iter().filter_map(ending).collect();
         for generation in dying {
-            if self.below(3) == 0 {
+            let unkillable = self.alive.get(&generation).is_some_and(|body| body.unkillable);
+            if !unkillable && self.below(3) == 0 {
                 self.kill(generation);
             }
         }
@@ -294,7 +307,9 @@ impl World {
                 }
             }
             40..41 => {
-                if let Some(generation) = self.any() {
+                if let Some(generation) = self.any()
+                    && !self.alive[&generation].unkillable
+                {
                     self.kill(generation);
                 }
             }
@@ -302,7 +317,11 @@ impl World {
                 if let Some(generation) = self.any()
                     && self.below(8) == 0
                 {
-                    self.alive.get_mut(&generation).unwrap().stalled = true;
+                    let unkillable = self.below(2) == 0;
+                    let body = self.alive.get_mut(&generation).unwrap();
+                    body.stalled = true;
+                    body.unkillable |= unkillable;
+                    self.seen.unkillable += usize::from(unkillable);
                 }
             }
             42..46 => self.lie(),
@@ -430,6 +449,7 @@ impl World {
             + self.core.settings.shutdown_deadline
             + CLOSING_GRACE
             + HEARTBEAT_DEADLINE
+            + REAP_DEADLINE
             + 10 * SECOND;
         while !self.left {
             assert!(self.now < deadline, "seed {}: still here", self.seed);
@@ -448,12 +468,17 @@ impl World {
                 };
                 if idle && self.core.slots.iter().any(drains) {
                     self.alive.remove(&generation);
-                    self.on(Event::Died { generation, death: Death::Exited(0) });
+                    let death = Death::Exited(0);
+                    self.on(Event::Died { generation, death, processing: BTreeSet::new() });
                 }
             }
         }
         assert!(self.open.is_empty(), "seed {}: sockets are left open", self.seed);
-        assert!(self.alive.is_empty(), "seed {}: processes are left", self.seed);
+        assert!(
+            self.alive.values().all(|body| body.unkillable),
+            "seed {}: processes are left",
+            self.seed
+        );
     }
 }
 
@@ -464,7 +489,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// server leaves with nothing left behind.
 #[test]
 fn a_core_keeps_its_promises_whatever_workers_do() {
-    let mut sums = [0; 7];
+    let mut sums = [0; 8];
     for seed in 1..=SEEDS {
         let mut world = World::new(seed);
         world.on(Event::Started);
@@ -480,6 +505,7 @@ fn a_core_keeps_its_promises_whatever_workers_do() {
             taken_over,
             closed_by_deadline,
             lies_about_dials,
+            unkillable,
         } = world.seen;
         for (sum, seen) in sums.iter_mut().zip([
             events,
@@ -489,11 +515,15 @@ fn a_core_keeps_its_promises_whatever_workers_do() {
             taken_over,
             closed_by_deadline,
             lies_about_dials,
+            unkillable,
         ]) {
             *sum += seen;
         }
     }
-    println!("events, lives, re-homed live, refused, taken over, closed by deadline, lies about dials: {sums:?}");
+    println!(
+        "events, lives, re-homed live, refused, taken over, closed by deadline, lies about dials, \
+         unkillable: {sums:?}"
+    );
     assert!(sums[0] > 100_000, "{sums:?}");
     assert!(sums.iter().all(|sum| *sum > 50), "something was hardly exercised: {sums:?}");
 }

@@ -5,13 +5,14 @@
 //! because a worker's own dup would otherwise keep the connection open.
 
 use nix::sys::socket::{Shutdown, shutdown};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use tasuki_shared::id::{PushId, SessionId};
+use tasuki_shared::id::{Generation, PushId, SessionId};
 use tasuki_shared::memory;
-use tasuki_shared::message::Lease;
+use tasuki_shared::memory::session::Activity;
+use tasuki_shared::message::{Lease, Owner};
 use tasuki_shared::plan::Plan;
 
 /// Everything held for one session.
@@ -84,6 +85,20 @@ impl Vault {
             }
         }
         Ok(fds)
+    }
+
+    /// The sessions that this dead process owned and was at work on, as their memory says.
+    pub fn processing(&self, generation: Generation) -> BTreeSet<SessionId> {
+        let at_work = |memory: &OwnedFd| {
+            let owner = memory::session::read_owner(memory).ok().flatten();
+            let activity = memory::session::read_activity(memory).ok();
+            owner == Some(Owner::Held(generation)) && activity == Some(Activity::Processing)
+        };
+        let sessions = self.sessions.iter();
+        sessions
+            .filter(|(_, held)| held.memory.as_ref().is_some_and(at_work))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// The memfds of a plan in their order, made once.
