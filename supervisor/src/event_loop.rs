@@ -9,7 +9,7 @@ use crate::core::event::{Announcement, Effect, Event, Fds, Loss};
 use crate::core::report::parse_session_id;
 use crate::core::settings::{MissingFamily, Rules, Settings};
 use crate::io::event_log::EventLog;
-use crate::io::handoff::{HandoffError, Vault};
+use crate::io::handoff::Vault;
 use crate::io::process::{self, Watched};
 use crate::io::sample::Sampler;
 use crate::io::{listen, spawn, status};
@@ -28,7 +28,7 @@ use tasuki_shared::exit::Exit;
 use tasuki_shared::id::{Generation, SessionId};
 use tasuki_shared::kernel::{self, Death};
 use tasuki_shared::limits::{FDS_RESERVED, SAMPLE_INTERVAL, TICK_INTERVAL, WATCH_EVENTS_MAX};
-use tasuki_shared::message::{Envelope, FromWorker, Role, ToWorker, Verdict};
+use tasuki_shared::message::{Envelope, FromWorker, Role, ToWorker};
 use tasuki_shared::status::{Reply, Status};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, broadcast};
@@ -104,7 +104,7 @@ pub fn run<R: Rules + 'static>(
     rules: R,
     reload: Reload,
 ) -> anyhow::Result<Exit> {
-    let fds_max = raise_fd_limit();
+    let fds_max = listen::raise_fd_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     let exit = local.block_on(&runtime, serve(settings, rules, reload, fds_max));
@@ -426,7 +426,7 @@ impl Shell {
     fn send(&mut self, to: Generation, mut body: ToWorker, fds: Fds) {
         let Some(process) = self.processes.get_mut(&to) else { return };
         let about = session_of(&body);
-        let sent = match attach(&mut self.vault, &mut body, fds) {
+        let sent = match self.vault.attach(&mut body, fds) {
             Ok(attached) => process.channel.send(&Envelope { generation: to, body }, &attached),
             Err(error) => return self.not_sent(about, fds, error.to_string()),
         };
@@ -483,23 +483,6 @@ impl Shell {
     }
 }
 
-fn attach<'a>(
-    vault: &'a mut Vault,
-    body: &mut ToWorker,
-    fds: Fds,
-) -> Result<Vec<std::os::fd::BorrowedFd<'a>>, HandoffError> {
-    match (fds, body) {
-        (Fds::Session(_), ToWorker::Adopt(lease)) => vault.lease(lease),
-        (Fds::Logs(session), ToWorker::Verdict { verdict: Verdict::Allow(plan), .. }) => {
-            vault.logs(session, plan)
-        }
-        (Fds::Dialed { session, push, ticket }, _) => {
-            Ok(vec![vault.claim_dialed(session, push, ticket)?])
-        }
-        (Fds::None | Fds::Session(_) | Fds::Logs(_), _) => Ok(Vec::new()),
-    }
-}
-
 fn session_of(body: &ToWorker) -> Option<SessionId> {
     match body {
         ToWorker::Adopt(lease) => Some(lease.session),
@@ -508,19 +491,4 @@ fn session_of(body: &ToWorker) -> Option<SessionId> {
         | ToWorker::End { session, .. } => Some(*session),
         ToWorker::Hello { .. } | ToWorker::Drain | ToWorker::Connect { .. } => None,
     }
-}
-
-/// Every connection costs a handful of fds here; the soft limit is made for other programs. What
-/// the limit is then.
-fn raise_fd_limit() -> i32 {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return i32::MAX };
-    let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-        Ok(()) => hard,
-        Err(error) => {
-            tracing::warn!(%error, "the limit on file descriptors stays as it is");
-            soft
-        }
-    };
-    i32::try_from(limit).unwrap_or(i32::MAX)
 }

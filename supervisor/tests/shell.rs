@@ -5,6 +5,7 @@
 //! is given, echoes bytes until it is told to end, and publishes when it reads `publish`.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one variant")]
+#![expect(clippy::unwrap_used, reason = "this file is tests and what they are made of")]
 
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};

@@ -4,6 +4,7 @@
 //! nothing. They leave this table in one way: the session is closed, its sockets shut down first,
 //! because a worker's own dup would otherwise keep the connection open.
 
+use crate::core::event::Fds;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -12,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use tasuki_shared::id::{Generation, PushId, SessionId};
 use tasuki_shared::memory;
 use tasuki_shared::memory::session::Activity;
-use tasuki_shared::message::{Lease, Owner};
+use tasuki_shared::message::{Lease, Owner, ToWorker, Verdict};
 use tasuki_shared::plan::Plan;
 
 /// Everything held for one session.
@@ -58,6 +59,24 @@ impl Vault {
             connected: BTreeMap::new(),
         };
         self.sessions.insert(session, held);
+    }
+
+    /// The fds that go with a frame, in their order.
+    pub fn attach(
+        &mut self,
+        body: &mut ToWorker,
+        fds: Fds,
+    ) -> Result<Vec<BorrowedFd<'_>>, HandoffError> {
+        match (fds, body) {
+            (Fds::Session(_), ToWorker::Adopt(lease)) => self.lease(lease),
+            (Fds::Logs(session), ToWorker::Verdict { verdict: Verdict::Allow(plan), .. }) => {
+                self.logs(session, plan)
+            }
+            (Fds::Dialed { session, push, ticket }, _) => {
+                Ok(vec![self.claim_dialed(session, push, ticket)?])
+            }
+            (Fds::None | Fds::Session(_) | Fds::Logs(_), _) => Ok(Vec::new()),
+        }
     }
 
     /// The fds of a lease in their order. The owner word is the truth about the owner: what the

@@ -31,6 +31,21 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from(fd))
 }
 
+/// Every connection costs a handful of fds here; the soft limit is made for other programs. What
+/// the limit is then.
+pub fn raise_fd_limit() -> i32 {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return i32::MAX };
+    let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(error) => {
+            tracing::warn!(%error, "the limit on file descriptors stays as it is");
+            soft
+        }
+    };
+    i32::try_from(limit).unwrap_or(i32::MAX)
+}
+
 /// Has this machine no such address, or not even the family?
 pub fn is_family_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
