@@ -5,8 +5,9 @@
 //! so each end has a bounded queue of its own, in order, flushed when the socket is writable.
 //! Fds that wait are duplicates, so the caller may close its own at once.
 //!
-//! Fails closed: fds that the kernel could not all install (`MSG_CTRUNC` after EMFILE) are closed
-//! and the peer is to be ended, for a message without its fds means something else.
+//! Fails closed: when the kernel could not install all fds of a frame (`MSG_CTRUNC` after EMFILE)
+//! those that arrived are closed and the frame is dropped, for without its fds it means something
+//! else. [`ChannelError::fault`] says whether the channel can go on.
 //!
 //! Deliberately lacks: any meaning of generations; the owner of the channel checks those.
 
@@ -24,13 +25,17 @@ use std::io::{self, IoSlice};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-/// Why a channel is of no more use. Every variant ends the peer, never this process.
+/// Why a frame was not sent or received. What is the peer's [`Fault`] ends the peer, never this
+/// process.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
     #[error("the peer closed the control channel")]
     Closed,
     #[error("a control frame came without all of its fds")]
     FdsTruncated,
+    /// A frame is lost and the channel is as good as before.
+    #[error("no file descriptors for a control frame: {0}")]
+    NoFds(io::Error),
     #[error("a control frame of {0} bytes was received; the limit is {CONTROL_FRAME_BYTES_MAX}")]
     TooLong(usize),
     #[error("a control frame with {0} fds; the limit is {CONTROL_FDS_MAX}")]
@@ -41,6 +46,33 @@ pub enum ChannelError {
     Codec(#[from] CodecError),
     #[error("control channel: {0}")]
     Io(#[from] io::Error),
+}
+
+/// Whose fault an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The channel is of no more use.
+    Peer,
+    /// This process is short of something, or made a frame that cannot be sent: this frame is
+    /// lost, and the next may pass.
+    Ours,
+}
+
+impl ChannelError {
+    #[must_use]
+    pub const fn fault(&self) -> Fault {
+        match self {
+            Self::NoFds(_)
+            | Self::TooManyFds(_)
+            | Self::Codec(CodecError::Encode(_) | CodecError::TooLong(_)) => Fault::Ours,
+            Self::Closed
+            | Self::FdsTruncated
+            | Self::TooLong(_)
+            | Self::QueueFull
+            | Self::Codec(CodecError::Decode(_) | CodecError::Trailing(_))
+            | Self::Io(_) => Fault::Peer,
+        }
+    }
 }
 
 /// A frame and the fds that came with it.
@@ -111,7 +143,8 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         if self.waiting.len() >= CONTROL_QUEUE_FRAMES_MAX {
             return Err(ChannelError::QueueFull);
         }
-        let fds = fds.iter().map(|fd| fd.try_clone_to_owned()).collect::<io::Result<_>>()?;
+        let fds = fds.iter().map(|fd| fd.try_clone_to_owned()).collect::<io::Result<_>>();
+        let fds = fds.map_err(ChannelError::NoFds)?;
         self.waiting.push_back(Waiting { frame: self.frame[..length].into(), fds });
         Ok(Sent::Queued)
     }
@@ -138,7 +171,12 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     pub fn recv(&mut self) -> Result<Option<Received<R>>, ChannelError> {
         let Some(datagram) = self.receive()? else { return Ok(None) };
         if datagram.fds_truncated {
-            return Err(ChannelError::FdsTruncated);
+            // With room left in the control buffer it is our table that was full.
+            return Err(if datagram.fds.len() < CONTROL_FDS_MAX {
+                ChannelError::NoFds(io::Error::from_raw_os_error(libc::EMFILE))
+            } else {
+                ChannelError::FdsTruncated
+            });
         }
         if datagram.bytes == 0 && datagram.fds.is_empty() {
             return Err(ChannelError::Closed);

@@ -5,6 +5,7 @@
 //! | role | argument `--role worker` or `--role dialer` |
 //! | control channel | the fd whose number is in `TASUKI_CONTROL_FD` |
 //! | generation | `TASUKI_GENERATION` |
+//! | how to log | `TASUKI_LOG`, `TASUKI_LOG_FORMAT` (see `log_output`) |
 //! | standard streams | stdin is `/dev/null`, stdout and stderr are the supervisor's |
 //! | process group | its own: a terminal's Ctrl-C reaches the supervisor alone |
 //!
@@ -68,17 +69,19 @@ impl Role {
     }
 }
 
-/// Starts `program` with one end of a control channel.
+/// Starts `program` with one end of a control channel and `environment` on top of ours.
 pub fn spawn(
     program: &Path,
     role: Role,
     generation: Generation,
+    environment: &[(&'static str, String)],
     control: BorrowedFd<'_>,
 ) -> io::Result<Child> {
     let fd = control.as_raw_fd();
     let mut command = Command::new(program);
     command
         .args(["--role", role.name()])
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .env(CONTROL_FD_VARIABLE, fd.to_string())
         .env(GENERATION_VARIABLE, generation.0.to_string())
         .stdin(Stdio::null())

@@ -124,6 +124,8 @@ pub const RETENTION_FILES_MAX: usize = 65_536;
 pub const STATUS_LINE_BYTES_MAX: usize = 64 * 1024;
 /// Clients of the status socket at once.
 pub const STATUS_CLIENTS_MAX: usize = 32;
+/// How long a client of the status socket may take to ask, and to ask again.
+pub const STATUS_REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 
 // Configuration.
@@ -150,6 +152,13 @@ pub const AUDIO_LOG_BYTES_MIN: u64 = 256 * 1024;
 pub const LOG_SPAN: Duration = Duration::from_secs(8);
 
 // Operator's log.
+/// Lines that wait for a slow stderr; what comes on top is dropped and counted.
+pub const LOG_QUEUE_LINES_MAX: usize = 8192;
+/// How long a process that leaves waits for its last lines to be written.
+pub const LOG_FLUSH_DEADLINE: Duration = Duration::from_secs(1);
+/// Events of one kind from one source that are logged in a window.
+pub const LOG_RATE_EVENTS_MAX: u32 = 20;
+pub const LOG_RATE_WINDOW: Duration = Duration::from_secs(10);
 /// Sources of noise a rate limit tells apart; the others share one allowance.
 pub const LOG_RATE_KEYS_MAX: usize = 1024;
 
@@ -166,6 +175,8 @@ pub const READY_DEADLINE: Duration = Duration::from_secs(30);
 pub const TICK_INTERVAL: Duration = Duration::from_millis(100);
 /// From the end of a channel to the kill of a process that is still not reaped.
 pub const CHANNEL_CLOSED_GRACE: Duration = Duration::from_secs(1);
+/// From a kill to giving up on a process that the kernel does not let go.
+pub const REAP_DEADLINE: Duration = Duration::from_secs(5);
 /// Two processes of one slot are spawned at least this far apart.
 pub const RESPAWN_SPACING: Duration = Duration::from_millis(100);
 /// Connections that wait for a worker to start, and how long one does.
@@ -197,6 +208,8 @@ pub const DIAL_ADDRESSES_MAX: usize = 8;
 pub const ACCEPTS_PER_TURN: usize = 64;
 /// Connections the kernel keeps for a listener (it cuts this at net.core.somaxconn).
 pub const LISTEN_BACKLOG: i32 = 4096;
+/// Fds that connections may not take: for memory, pushes, processes and the status socket.
+pub const FDS_RESERVED: i32 = 256;
 /// Pause of a listener when the host has no fds or memory for a connection.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Frames taken from one control channel before other work is looked at: more than the

@@ -5,10 +5,12 @@
 //! this needs neither a socket nor a library, and fields stay machine-readable.
 //!
 //! Processes share a stderr, so each line names its process. Noise is held down by `rate_limit`
-//! where it arises; nothing is dropped here.
+//! where it arises. Writing is a thread's work ([`queue`]): no process waits for its log.
 
+pub mod queue;
 pub mod rate_limit;
 
+pub use queue::flush;
 pub use rate_limit::{Admit, RateLimit};
 
 use crate::config::{Log, LogFormat, LogLevel};
@@ -37,6 +39,8 @@ pub enum LogError {
     Format,
     #[error("a log has been set up already")]
     Twice,
+    #[error("the thread that writes the log cannot start: {0}")]
+    Thread(#[from] std::io::Error),
 }
 
 /// Sends this process's events to stderr. `process` is what lines call it, for example
@@ -49,12 +53,16 @@ pub fn init(log: Log, process: &str) -> Result<(), LogError> {
         None => log.format,
     };
     let style = style(format, Stderr::look());
+    let line = Line { style, process: process.to_owned() };
+    let told = line.clone();
+    let tell = move |lost| told.lost(lost);
+    let queue = queue::Queue::start(std::io::stderr(), tell)?.install();
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(directives)?)
-        .with_writer(std::io::stderr)
+        .with_writer(queue)
         .with_ansi(style == Style::Pretty && colour)
-        .event_format(Line { style, process: process.to_owned() })
+        .event_format(line)
         .try_init()
         .map_err(|_| LogError::Twice)
 }
@@ -144,6 +152,7 @@ fn parse_format(text: &str) -> Option<LogFormat> {
 }
 
 /// Formats one event as one line.
+#[derive(Clone)]
 struct Line {
     style: Style,
     process: String,
@@ -173,6 +182,25 @@ where
 }
 
 impl Line {
+    /// What stands for lines that were dropped.
+    fn lost(&self, lines: u64) -> String {
+        let message = "log lines were dropped: stderr is too slow";
+        let mut time = String::new();
+        // Writing to a string cannot fail; a clock that cannot be shown leaves it empty.
+        let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+        let json = || {
+            serde_json::json!({
+                "time": time, "level": "warn", "process": self.process, "target": "log",
+                "message": message, "lines": lines,
+            })
+        };
+        match self.style {
+            Style::Pretty => format!("{time}  WARN {}: {message} lines={lines}\n", self.process),
+            Style::Json => format!("{}\n", json()),
+            Style::Journald => format!("<{}>{}\n", priority(Level::WARN), json()),
+        }
+    }
+
     fn pretty<S, N>(
         &self,
         context: &FmtContext<'_, S, N>,

@@ -153,6 +153,8 @@ pub enum RefuseReason {
     NoWorker,
     #[error("only publishing is served here; watch at the origin")]
     PlayUnsupported,
+    #[error("server out of memory or file descriptors")]
+    NoResource,
 }
 
 /// Why a session ended.

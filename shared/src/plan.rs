@@ -3,6 +3,7 @@
 
 use crate::id::{PublicName, PushId, RungId};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::PathBuf;
 
 /// Everything a worker needs to know to run one stream.
@@ -89,7 +90,7 @@ pub struct BlurRect {
 }
 
 /// One RTMP connection to an origin.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushPlan {
     pub rung: RungId,
     pub host: String,
@@ -97,6 +98,13 @@ pub struct PushPlan {
     pub app: String,
     /// Stream name at the origin, placeholders already replaced. May carry a secret.
     pub stream: String,
+}
+
+impl fmt::Debug for PushPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rung, host, port, app, stream: _ } = self;
+        write!(f, "PushPlan({rung:?} to rtmp://{host}:{port}/{app}/…)")
+    }
 }
 
 /// Where and how a stream is recorded.
@@ -154,4 +162,22 @@ pub enum LogKind {
     Source,
     Audio,
     Rung(RungId),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stream_name_of_a_push_is_not_shown_in_debug_output() {
+        let push = PushPlan {
+            rung: RungId(0),
+            host: "origin".into(),
+            port: 1935,
+            app: "live".into(),
+            stream: "hunter2".into(),
+        };
+        let shown = format!("{push:?}");
+        assert!(!shown.contains("hunter2") && shown.contains("origin"), "{shown}");
+    }
 }

@@ -58,6 +58,9 @@ pub struct Status {
     /// By reason, since start.
     pub refusals: std::collections::BTreeMap<String, u64>,
     pub sessions_total: u64,
+    /// Control frames about what was not their sender's to speak of.
+    #[serde(default)]
+    pub ignored_frames: u64,
 }
 
 /// One of our processes.

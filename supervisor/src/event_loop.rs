@@ -5,30 +5,30 @@
 //! in order before the next event from outside.
 
 use crate::core::Core;
-use crate::core::event::{Announcement, Effect, Event, Fds, Loss, Loudness};
+use crate::core::event::{Announcement, Effect, Event, Fds, Loss};
 use crate::core::report::parse_session_id;
-use crate::core::settings::{Rules, Settings};
-use crate::io::handoff::{HandoffError, Vault};
+use crate::core::settings::{MissingFamily, Rules, Settings};
+use crate::io::event_log::EventLog;
+use crate::io::handoff::Vault;
 use crate::io::process::{self, Watched};
 use crate::io::sample::Sampler;
-use crate::io::watch::watch;
 use crate::io::{listen, spawn, status};
 use anyhow::Context;
 use nix::sys::signal::Signal;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use tasuki_shared::channel::{Channel, ChannelError, Received, Sent};
+use tasuki_shared::channel::{Channel, ChannelError, Fault, Received, Sent};
 use tasuki_shared::clock;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::id::{Generation, SessionId};
 use tasuki_shared::kernel::{self, Death};
-use tasuki_shared::limits::{SAMPLE_INTERVAL, TICK_INTERVAL, WATCH_EVENTS_MAX};
-use tasuki_shared::message::{Envelope, FromWorker, Role, ToWorker, Verdict};
+use tasuki_shared::limits::{FDS_RESERVED, SAMPLE_INTERVAL, TICK_INTERVAL, WATCH_EVENTS_MAX};
+use tasuki_shared::message::{Envelope, FromWorker, Role, ToWorker};
 use tasuki_shared::status::{Reply, Status};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, broadcast};
@@ -61,6 +61,7 @@ pub type SharedShell = Rc<RefCell<Shell>>;
 pub type Reload = Box<dyn Fn() -> Result<(), String>>;
 
 struct Process {
+    role: Role,
     channel: Channel<ToWorker, FromWorker>,
     pidfd: OwnedFd,
     pid: i32,
@@ -68,11 +69,17 @@ struct Process {
     queued: Rc<Notify>,
 }
 
+/// What workers and the dialer are started from.
+struct Program {
+    path: PathBuf,
+    environment: Vec<(&'static str, String)>,
+}
+
 pub struct Shell {
     core: Box<dyn Decide>,
     myself: std::rc::Weak<RefCell<Shell>>,
     started: Instant,
-    program: PathBuf,
+    program: Program,
     /// Of the session ids.
     epoch: u32,
     next_session: u64,
@@ -81,6 +88,10 @@ pub struct Shell {
     listeners: Vec<(SocketAddr, JoinHandle<()>)>,
     pending: VecDeque<Event>,
     watchers: broadcast::Sender<Reply>,
+    log: EventLog,
+    /// A connection whose fd has this number or a higher one is closed, for the lowest free number
+    /// is given first: what is below is needed for memory, pushes and new workers.
+    accepted_fds_max: i32,
     /// Connections closed because the host had no fd for them.
     no_fds: u64,
     exit: Option<Exit>,
@@ -93,10 +104,10 @@ pub fn run<R: Rules + 'static>(
     rules: R,
     reload: Reload,
 ) -> anyhow::Result<Exit> {
-    raise_fd_limit();
+    let fds_max = listen::raise_fd_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
-    let exit = local.block_on(&runtime, serve(settings, rules, reload));
+    let exit = local.block_on(&runtime, serve(settings, rules, reload, fds_max));
     runtime.shutdown_timeout(Duration::from_millis(100));
     exit
 }
@@ -105,6 +116,7 @@ async fn serve<R: Rules + 'static>(
     settings: Settings,
     rules: R,
     reload: Reload,
+    fds_max: i32,
 ) -> anyhow::Result<Exit> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -113,14 +125,24 @@ async fn serve<R: Rules + 'static>(
     let status_listener = status::bind(&settings.status_socket, settings.status_mode)?;
     let mut bound = Vec::new();
     for address in &settings.listen {
-        let listener = listen::listen(*address).with_context(|| format!("listen on {address}"))?;
-        bound.push((listener.local_addr()?, listener));
+        match listen::listen(*address) {
+            Ok(listener) => bound.push((listener.local_addr()?, listener)),
+            Err(error)
+                if settings.missing_family == MissingFamily::Skip
+                    && listen::is_family_missing(&error) =>
+            {
+                tracing::warn!(%address, %error, "this machine has no such address: left out");
+            }
+            Err(error) => return Err(error).with_context(|| format!("listen on {address}")),
+        }
     }
+    anyhow::ensure!(!bound.is_empty(), "none of the addresses to listen on is there");
     let left = Rc::new(Notify::new());
     let seed = clock::unix_ms() ^ (u64::from(std::process::id()) << 32);
-    let status_path = settings.status_socket.clone();
+    let (status_path, status_mode) = (settings.status_socket.clone(), settings.status_mode);
+    let program = Program { path: program, environment: settings.environment.clone() };
     let core = Box::new(Core::new(settings, rules, seed));
-    let shell = Shell::new(core, program, &left);
+    let shell = Shell::new(core, program, fds_max, &left);
     shell.borrow_mut().on(Event::Started);
     for (address, listener) in bound {
         tracing::info!(%address, publish = %format!("rtmp://{address}/APP/KEY"), "listening");
@@ -128,7 +150,8 @@ async fn serve<R: Rules + 'static>(
         shell.borrow_mut().listeners.push((address, task));
     }
     tracing::info!(socket = %status_path.display(), "status");
-    let status = tokio::task::spawn_local(status::serve(Rc::clone(&shell), status_listener));
+    let status =
+        tokio::task::spawn_local(status::serve(Rc::clone(&shell), status_listener, status_mode));
     tokio::task::spawn_local(sample(Rc::clone(&shell)));
     let mut ticks = tokio::time::interval(TICK_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -183,7 +206,12 @@ async fn sample(shell: SharedShell) {
 }
 
 impl Shell {
-    fn new(core: Box<dyn Decide>, program: PathBuf, left: &Rc<Notify>) -> SharedShell {
+    fn new(
+        core: Box<dyn Decide>,
+        program: Program,
+        fds_max: i32,
+        left: &Rc<Notify>,
+    ) -> SharedShell {
         let epoch = u32::try_from(clock::unix_ms() / 1000).unwrap_or(u32::MAX);
         Rc::new_cyclic(|myself| {
             RefCell::new(Self {
@@ -198,6 +226,8 @@ impl Shell {
                 listeners: Vec::new(),
                 pending: VecDeque::new(),
                 watchers: broadcast::channel(WATCH_EVENTS_MAX).0,
+                log: EventLog::default(),
+                accepted_fds_max: fds_max - FDS_RESERVED.min(fds_max / 4),
                 no_fds: 0,
                 exit: None,
                 left: Rc::clone(left),
@@ -209,6 +239,9 @@ impl Shell {
     pub fn on(&mut self, event: Event) {
         let now = self.started.elapsed();
         self.pending.push_back(event);
+        if self.log.is_report_due(now) {
+            self.log.report(now);
+        }
         while let Some(event) = self.pending.pop_front() {
             for effect in self.core.handle(now, event) {
                 self.perform(effect);
@@ -217,6 +250,10 @@ impl Shell {
     }
 
     pub fn accepted(&mut self, socket: TcpStream, peer: SocketAddr) {
+        if socket.as_raw_fd() >= self.accepted_fds_max {
+            self.count_no_fds();
+            return;
+        }
         // It stays in blocking mode: whoever reads or writes it says MSG_DONTWAIT each time, and
         // one system call less is worth something here.
         let session = SessionId { epoch: self.epoch, counter: self.next_session };
@@ -250,7 +287,11 @@ impl Shell {
     ) {
         let Envelope { generation: claimed, body } = envelope;
         let socket = fds.pop();
-        if let FromWorker::Connected { ticket, outcome } = &body {
+        let role = self.processes.get(&channel).map(|process| process.role);
+        // A socket from anybody else, under a ticket it guessed, would become a push's connection.
+        if let FromWorker::Connected { ticket, outcome } = &body
+            && role == Some(Role::Dialer)
+        {
             match (outcome, socket) {
                 (Ok(()), Some(socket)) => self.vault.keep_dialed(*ticket, socket),
                 (Ok(()), None) => {
@@ -291,7 +332,8 @@ impl Shell {
                 Death::Exited(-1)
             }
         };
-        self.on(Event::Died { generation, death });
+        let processing = self.vault.processing(generation);
+        self.on(Event::Died { generation, death, processing });
     }
 
     pub fn status(&self) -> Status {
@@ -355,14 +397,18 @@ impl Shell {
     }
 
     fn try_spawn(&mut self, role: Role, generation: Generation) -> anyhow::Result<i32> {
-        let spawned = spawn::spawn(&self.program, role, generation)?;
-        let watched = Watched {
-            generation,
-            channel: watch(spawned.channel.as_fd().try_clone_to_owned()?)?,
-            pidfd: watch(spawned.pidfd.try_clone()?)?,
+        let Program { path, environment } = &self.program;
+        let spawned = spawn::spawn(path, role, generation, environment)?;
+        let watched = match Watched::new(generation, &spawned) {
+            Ok(watched) => watched,
+            Err(error) => {
+                spawned.abandon();
+                return Err(error.into());
+            }
         };
-        let pid = spawned.pid;
+        let pid = spawned.pid();
         let process = Process {
+            role,
             channel: spawned.channel,
             pidfd: spawned.pidfd,
             pid,
@@ -377,21 +423,28 @@ impl Shell {
 
     fn send(&mut self, to: Generation, mut body: ToWorker, fds: Fds) {
         let Some(process) = self.processes.get_mut(&to) else { return };
-        let attached = attach(&mut self.vault, &mut body, fds);
-        let sent = match attached {
+        let about = session_of(&body);
+        let sent = match self.vault.attach(&mut body, fds) {
             Ok(attached) => process.channel.send(&Envelope { generation: to, body }, &attached),
-            Err(error) => {
-                if let Some(session) = session_of(fds) {
-                    let what = error.to_string();
-                    self.pending.push_back(Event::ResourceFailed { session, what });
-                }
-                return;
-            }
+            Err(error) => return self.not_sent(about, fds, error.to_string()),
         };
         match sent {
             Ok(Sent::Sent) => {}
             Ok(Sent::Queued) => process.queued.notify_one(),
-            Err(error) => self.channel_failed(to, &error),
+            Err(error) => match error.fault() {
+                Fault::Peer => self.channel_failed(to, &error),
+                Fault::Ours => self.not_sent(about, fds, error.to_string()),
+            },
+        }
+    }
+
+    /// The frame is lost for want of something here; its receiver has done nothing wrong.
+    fn not_sent(&mut self, about: Option<SessionId>, fds: Fds, what: String) {
+        match about {
+            Some(session) => {
+                self.pending.push_back(Event::ResourceFailed { session, fds, what });
+            }
+            None => tracing::error!(error = %what, "a control frame could not be sent"),
         }
     }
 
@@ -399,6 +452,7 @@ impl Shell {
         let loss = match error {
             ChannelError::Closed => Loss::Closed,
             ChannelError::FdsTruncated
+            | ChannelError::NoFds(_)
             | ChannelError::TooLong(_)
             | ChannelError::TooManyFds(_)
             | ChannelError::QueueFull
@@ -408,39 +462,15 @@ impl Shell {
         self.pending.push_back(Event::ChannelLost { generation, loss });
     }
 
-    fn announce(&self, announcement: Announcement) {
-        let Announcement { loudness, event, session, name, worker, detail } = announcement;
-        let session = session.map(|session| session.to_string());
-        let (session_field, name_field) = (session.as_deref(), name.as_deref());
-        let worker_field = worker.as_deref();
-        match loudness {
-            Loudness::Info => tracing::info!(
-                event,
-                session = session_field,
-                name = name_field,
-                worker = worker_field,
-                "{detail}"
-            ),
-            Loudness::Warn => tracing::warn!(
-                event,
-                session = session_field,
-                name = name_field,
-                worker = worker_field,
-                "{detail}"
-            ),
-            Loudness::Error => tracing::error!(
-                event,
-                session = session_field,
-                name = name_field,
-                worker = worker_field,
-                "{detail}"
-            ),
-        }
+    fn announce(&mut self, announcement: Announcement) {
+        self.log.log(self.started.elapsed(), &announcement);
         if self.watchers.receiver_count() > 0 {
+            let Announcement { loudness: _, event, session, name, worker, peer: _, detail } =
+                announcement;
             let event = tasuki_shared::status::Event {
                 unix_ms: clock::unix_ms(),
                 event: event.to_owned(),
-                session,
+                session: session.map(|session| session.to_string()),
                 name,
                 worker,
                 detail,
@@ -451,36 +481,12 @@ impl Shell {
     }
 }
 
-fn attach<'a>(
-    vault: &'a mut Vault,
-    body: &mut ToWorker,
-    fds: Fds,
-) -> Result<Vec<std::os::fd::BorrowedFd<'a>>, HandoffError> {
-    match (fds, body) {
-        (Fds::Session(_), ToWorker::Adopt(lease)) => vault.lease(lease),
-        (Fds::Logs(session), ToWorker::Verdict { verdict: Verdict::Allow(plan), .. }) => {
-            vault.logs(session, plan)
-        }
-        (Fds::Dialed { session, push, ticket }, _) => {
-            Ok(vec![vault.claim_dialed(session, push, ticket)?])
-        }
-        (Fds::None | Fds::Session(_) | Fds::Logs(_), _) => Ok(Vec::new()),
-    }
-}
-
-const fn session_of(fds: Fds) -> Option<SessionId> {
-    match fds {
-        Fds::None => None,
-        Fds::Session(session) | Fds::Logs(session) | Fds::Dialed { session, .. } => Some(session),
-    }
-}
-
-/// Every connection costs a handful of fds here; the soft limit is made for other programs.
-fn raise_fd_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::warn!(%error, "the limit on file descriptors stays as it is");
+fn session_of(body: &ToWorker) -> Option<SessionId> {
+    match body {
+        ToWorker::Adopt(lease) => Some(lease.session),
+        ToWorker::Verdict { session, .. }
+        | ToWorker::Dialed { session, .. }
+        | ToWorker::End { session, .. } => Some(*session),
+        ToWorker::Hello { .. } | ToWorker::Drain | ToWorker::Connect { .. } => None,
     }
 }

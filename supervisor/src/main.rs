@@ -1,5 +1,7 @@
 //! `tasuki`: the server and its command line.
 
 fn main() {
-    tasuki_shared::exit::leave(tasuki::cli::run(tasuki::serve::serve))
+    let exit = tasuki::cli::run(tasuki::serve::serve);
+    tasuki_shared::log_output::flush();
+    tasuki_shared::exit::leave(exit)
 }

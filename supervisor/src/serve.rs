@@ -1,11 +1,12 @@
 //! From a checked configuration to a running supervisor.
 
-use crate::core::settings::{Rules, SameName, Settings};
+use crate::core::settings::{MissingFamily, Rules, SameName, Settings};
 use crate::event_loop;
 use std::path::{Path, PathBuf};
 use tasuki_shared::config::{self, Config};
 use tasuki_shared::exit::Exit;
 use tasuki_shared::limits::LOBBY_SESSIONS_MAX;
+use tasuki_shared::log_output;
 use tasuki_shared::message::{PublishRequest, RefuseReason};
 use tasuki_shared::plan::Plan;
 
@@ -33,6 +34,12 @@ fn settings(config: &Config, path: Option<&Path>) -> Settings {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Settings {
         listen: rtmp.listen.clone(),
+        missing_family: if rtmp.listen == config::default_listen() {
+            MissingFamily::Skip
+        } else {
+            MissingFamily::Refuse
+        },
+        environment: log_output::environment(config.log).to_vec(),
         status_socket: config.status_socket(),
         status_mode: config.status.mode,
         config: path.map_or_else(|| "embedded defaults".into(), |path| path.display().to_string()),
@@ -41,6 +48,7 @@ fn settings(config: &Config, path: Option<&Path>) -> Settings {
         streams_per_worker: workers.streams_per_worker,
         sessions_max: workers.sessions_max as usize,
         lobby_sessions_max: LOBBY_SESSIONS_MAX,
+        lobby_per_address: rtmp.lobby_per_address,
         cpu_limit_percent: workers.cpu_limit_percent,
         same_name: match rtmp.same_name {
             config::SameName::Refuse => SameName::Refuse,

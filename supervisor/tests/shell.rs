@@ -2,9 +2,10 @@
 //!
 //! This binary is all of them: run by the test runner it is the client; with `SERVER` set it runs
 //! the supervisor; started by the supervisor, through a script, it is a worker that adopts what it
-//! is given and echoes bytes until it is told to end.
+//! is given, echoes bytes until it is told to end, and publishes when it reads `publish`.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one variant")]
+#![expect(clippy::unwrap_used, reason = "this file is tests and what they are made of")]
 
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
@@ -18,13 +19,16 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use tasuki::core::settings::{Rules, Settings};
+use tasuki::core::settings::{MissingFamily, Rules, Settings};
 use tasuki_shared::channel::{Channel, ChannelError};
+use tasuki_shared::config::Config;
 use tasuki_shared::exit::Exit;
+use tasuki_shared::id::StreamKey;
 use tasuki_shared::inherit::Inherited;
+use tasuki_shared::limits::STATUS_CLIENTS_MAX;
 use tasuki_shared::message::{
     EndReason, Envelope, FromWorker, Heartbeat, PROTOCOL_VERSION, PublishRequest, RefuseReason,
-    ToWorker,
+    ToWorker, Verdict,
 };
 use tasuki_shared::plan::Plan;
 
@@ -32,11 +36,11 @@ const SERVER: &str = "TASUKI_TEST_SERVER";
 const WORKER: &str = "TASUKI_TEST_WORKER";
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Nobody;
+struct Everybody;
 
-impl Rules for Nobody {
-    fn authorize(&self, _request: &PublishRequest) -> Result<Plan, RefuseReason> {
-        Err(RefuseReason::UnknownApp)
+impl Rules for Everybody {
+    fn authorize(&self, request: &PublishRequest) -> Result<Plan, RefuseReason> {
+        Config::embedded().authorize(request)
     }
 }
 
@@ -46,12 +50,13 @@ fn behave_as_the_server() {
     let settings = Settings {
         listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
         status_socket: PathBuf::from(socket),
+        missing_family: MissingFamily::Skip,
         workers: 1,
         standby: 1,
         shutdown_deadline: Duration::from_secs(5),
         ..Settings::default()
     };
-    let exit = tasuki::run(settings, Nobody, Box::new(|| Ok(()))).unwrap();
+    let exit = tasuki::event_loop::run(settings, Everybody, Box::new(|| Ok(()))).unwrap();
     assert_eq!(exit, Exit::Done);
 }
 
@@ -108,13 +113,18 @@ impl Echo {
     fn told(&mut self, body: ToWorker, mut fds: Vec<std::os::fd::OwnedFd>) {
         match body {
             ToWorker::Adopt(lease) => {
-                assert_eq!(fds.len(), 2, "socket and session memory");
+                let own = if lease.live.is_some() { 6 } else { 2 };
+                assert_eq!(fds.len(), own, "socket, session memory, and four logs when live");
                 self.held.push((lease.session, TcpStream::from(fds.swap_remove(0))));
                 self.say(FromWorker::Adopted { session: lease.session });
             }
             ToWorker::End { session, reason } => {
                 self.held.retain(|(id, _)| *id != session);
                 self.say(FromWorker::Ended { session, reason });
+            }
+            ToWorker::Verdict { session, verdict: Verdict::Allow(_) } => {
+                let held = self.held.iter_mut().find(|(id, _)| *id == session);
+                held.unwrap().1.write_all(b"allowed").unwrap();
             }
             ToWorker::Drain => self.draining = Some(()),
             _ => {}
@@ -123,14 +133,25 @@ impl Echo {
 
     fn echo(&mut self) {
         let mut ended = Vec::new();
+        let mut publishing = Vec::new();
         for (session, socket) in &mut self.held {
             let mut buffer = [0; 4096];
             match socket.read(&mut buffer) {
                 Ok(0) => ended.push(*session),
+                Ok(read) if buffer[..read].starts_with(b"publish") => publishing.push(*session),
                 Ok(read) => socket.write_all(&buffer[..read]).unwrap(),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(_) => ended.push(*session),
             }
+        }
+        for session in publishing {
+            let request = PublishRequest {
+                app: "live".into(),
+                key: StreamKey(format!("s{}", session.counter)),
+                query: StreamKey(String::new()),
+                flash_version: String::new(),
+            };
+            self.say(FromWorker::Authorize { session, request });
         }
         for session in ended {
             self.held.retain(|(id, _)| *id != session);
@@ -208,9 +229,11 @@ impl Server {
         })
     }
 
+    /// A connection to a listener; to the first where this machine has no other.
     fn publisher(&self, listener: usize) -> TcpStream {
-        let status = self.until("the server listens", |status| status["listeners"][1].is_string());
-        let address = status["listeners"][listener].as_str().unwrap();
+        let status = self.until("the server listens", |status| status["listeners"][0].is_string());
+        let listeners = status["listeners"].as_array().unwrap();
+        let address = listeners.get(listener).unwrap_or(&listeners[0]).as_str().unwrap();
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
@@ -234,6 +257,13 @@ fn echoes(stream: &mut TcpStream, text: &str) {
     let mut back = vec![0; text.len()];
     stream.read_exact(&mut back).unwrap();
     assert_eq!(back, text.as_bytes());
+}
+
+fn publishes(stream: &mut TcpStream) {
+    stream.write_all(b"publish").unwrap();
+    let mut answer = [0; 7];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"allowed");
 }
 
 fn pid_of_serving(status: &Value) -> i32 {
@@ -307,13 +337,16 @@ fn what_is_no_request_is_refused_and_watchers_hear_of_deaths() {
 }
 
 #[test]
-fn a_terminated_server_lets_a_connection_finish_and_leaves_with_everybody() {
+fn a_terminated_server_lets_a_stream_finish_and_leaves_with_everybody() {
     let mut server = Server::start("drain");
     let status = server.ready();
     let mut stream = server.publisher(0);
-    echoes(&mut stream, "before");
+    publishes(&mut stream);
+    let mut lobby = server.publisher(0);
+    echoes(&mut lobby, "before");
     server.signal(Signal::SIGTERM);
     server.until("it drains", |status| status["state"] == "draining");
+    assert_eq!(lobby.read(&mut [0]).unwrap(), 0, "who has not published is ended");
     echoes(&mut stream, "while draining");
     drop(stream);
     assert!(server.process.wait().unwrap().success());
@@ -322,4 +355,33 @@ fn a_terminated_server_lets_a_connection_finish_and_leaves_with_everybody() {
         assert_eq!(kill(pid, None), Err(nix::errno::Errno::ESRCH), "{worker}");
     }
     assert!(!server.directory.join("run/status.sock").exists());
+}
+
+#[test]
+fn a_second_signal_ends_a_stream_at_once() {
+    let mut server = Server::start("at-once");
+    server.ready();
+    let mut stream = server.publisher(0);
+    publishes(&mut stream);
+    server.signal(Signal::SIGTERM);
+    server.until("it drains", |status| status["state"] == "draining");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    assert!(server.process.wait().unwrap().success());
+}
+
+#[test]
+fn clients_beyond_the_limit_are_told_so() {
+    let server = Server::start("clients");
+    server.ready();
+    let mut clients: Vec<_> = (0..STATUS_CLIENTS_MAX).map(|_| server.connect().unwrap()).collect();
+    // An answer to the last says that all of them have been accepted.
+    let last = clients.last_mut().unwrap();
+    writeln!(last, "{}", json!({ "request": "status" })).unwrap();
+    BufReader::new(&*last).read_line(&mut String::new()).unwrap();
+    let mut line = String::new();
+    BufReader::new(server.connect().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("clients are connected already"), "{line}");
+    clients.clear();
+    server.ready();
 }

@@ -7,7 +7,9 @@ use tasuki_shared::log_output;
 use tasuki_shared::message::Role;
 
 fn main() {
-    leave(run())
+    let exit = run();
+    log_output::flush();
+    leave(exit)
 }
 
 fn run() -> Exit {

@@ -154,6 +154,8 @@ fn fds_that_do_not_fit_into_the_table_fail_closed_and_leave_none_open() {
     setrlimit(Resource::RLIMIT_NOFILE, highest + 2, hard).unwrap();
     let error = worker.recv().unwrap_err();
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
-    assert!(matches!(error, ChannelError::FdsTruncated), "{error}");
+    assert!(matches!(error, ChannelError::NoFds(_)), "{error}");
+    assert_eq!(error.fault(), Fault::Ours);
     assert_eq!(open_fds(), before);
+    assert_eq!(worker.recv().unwrap().unwrap().0, to_worker(2), "the channel goes on");
 }

@@ -13,8 +13,8 @@ use crate::limits::{
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
@@ -22,25 +22,49 @@ use toml::Spanned;
 pub(super) fn check(raw: RawConfig) -> Result<Config, Fault> {
     let RawConfig { rtmp, status, workers, log, keys, apps } = raw;
     let keys = check_keys(keys)?;
-    Ok(Config {
+    let urls: BTreeMap<String, Vec<Range<usize>>> = apps
+        .iter()
+        .map(|(name, app)| {
+            (name.get_ref().clone(), app.push.iter().map(|push| push.url.span()).collect())
+        })
+        .collect();
+    let config = Config {
         rtmp: check_rtmp(rtmp, &keys)?,
         status: check_status(status)?,
         workers: check_workers(workers)?,
         log: check_log(&log),
         keys,
         apps: check_apps(apps)?,
-    })
+    };
+    check_loops(&config, &urls)?;
+    Ok(config)
+}
+
+/// A push to our own listener would come back as another publisher, and be pushed again.
+fn check_loops(config: &Config, urls: &BTreeMap<String, Vec<Range<usize>>>) -> Result<(), Fault> {
+    for (name, app) in &config.apps {
+        for (position, push) in app.pushes.iter().enumerate() {
+            let ours = config.rtmp.listen.iter().find(|listener| push.reaches(**listener));
+            let target = push.fixed_app(name).filter(|app| config.apps.contains_key(app));
+            if let (Some(listener), Some(target)) = (ours, target) {
+                let at = urls.get(name).and_then(|urls| urls.get(position)).cloned();
+                let message = format!(
+                    "this pushes into application '{target}' of this very server ({listener}): \
+                     a loop; name an origin"
+                );
+                return Err(Fault::new(at.unwrap_or(0..0), message));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_rtmp(raw: RawRtmp, keys: &Keys) -> Result<Rtmp, Fault> {
-    let RawRtmp { listen, allow_open, silence_timeout, same_name } = raw;
+    let RawRtmp { listen, allow_open, silence_timeout, lobby_per_address, same_name } = raw;
     let listen_at = listen.as_ref().map_or(0..0, Spanned::span);
     let listen = match listen {
         Some(list) => check_listen(list)?,
-        None => vec![
-            SocketAddr::from((Ipv4Addr::LOCALHOST, super::RTMP_PORT)),
-            SocketAddr::from((Ipv6Addr::LOCALHOST, super::RTMP_PORT)),
-        ],
+        None => super::default_listen(),
     };
     let open = listen.iter().find(|address| !is_loopback(address.ip()));
     let authorisation = match (keys.is_empty(), open, allow_open) {
@@ -57,7 +81,9 @@ fn check_rtmp(raw: RawRtmp, keys: &Keys) -> Result<Rtmp, Fault> {
     };
     let silence_timeout =
         time(silence_timeout.as_ref(), SILENCE_DEADLINE, "silence_timeout", secs(1)..=secs(3600))?;
-    Ok(Rtmp { listen, authorisation, silence_timeout, same_name })
+    let lobby_per_address =
+        number(lobby_per_address.as_ref(), 64, "lobby_per_address", 0..=65_536)?;
+    Ok(Rtmp { listen, authorisation, silence_timeout, lobby_per_address, same_name })
 }
 
 fn check_listen(list: Spanned<Vec<Spanned<String>>>) -> Result<Vec<SocketAddr>, Fault> {
@@ -76,6 +102,16 @@ fn check_listen(list: Spanned<Vec<Spanned<String>>>) -> Result<Vec<SocketAddr>, 
         if address.port() != 0 && addresses.contains(&address) {
             return Err(Fault::new(text.span(), format!("{address} is listed twice")));
         }
+        let overlaps = |other: &&SocketAddr| {
+            other.port() == address.port()
+                && address.port() != 0
+                && other.is_ipv4() == address.is_ipv4()
+                && (other.ip().is_unspecified() || address.ip().is_unspecified())
+        };
+        if let Some(other) = addresses.iter().find(overlaps) {
+            let message = format!("{address} and {other} overlap: one takes what the other names");
+            return Err(Fault::new(text.span(), message));
+        }
         addresses.push(address);
     }
     Ok(addresses)
@@ -90,18 +126,22 @@ fn check_status(raw: RawStatus) -> Result<StatusSocket, Fault> {
     let socket = socket.map(|text| absolute_path(&text, "socket", 107)).transpose()?;
     let mode = match mode {
         Some(text) => parse_mode(text.get_ref()).ok_or_else(|| {
-            Fault::new(text.span(), "mode is an octal string from \"0600\" to \"0777\"")
+            let message = "mode is \"0600\" for the server's user and root alone, or \"0660\" \
+                           for the socket's group too";
+            Fault::new(text.span(), message)
         })?,
         None => 0o600,
     };
     Ok(StatusSocket { socket, mode })
 }
 
-/// The owner must be able to connect: reading and writing are always in it.
+/// Whoever may connect may end sessions, so never everybody.
 fn parse_mode(text: &str) -> Option<u32> {
-    let octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-    let mode = octal.then(|| u32::from_str_radix(text, 8).ok()).flatten()?;
-    (mode <= 0o777 && mode & 0o600 == 0o600).then_some(mode)
+    match text {
+        "0600" | "600" => Some(0o600),
+        "0660" | "660" => Some(0o660),
+        _ => None,
+    }
 }
 
 fn check_workers(raw: RawWorkers) -> Result<Workers, Fault> {

@@ -28,7 +28,7 @@ use crate::limits::CONFIG_BYTES_MAX;
 use crate::plan::{AudioPlan, BlurRect, LogSize, RecordPlan, RungPlan, StreamLimits};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,7 +49,18 @@ pub struct Rtmp {
     pub listen: Vec<SocketAddr>,
     pub authorisation: Authorisation,
     pub silence_timeout: Duration,
+    /// Sessions before publish from one address; 0 is no bound.
+    pub lobby_per_address: u32,
     pub same_name: SameName,
+}
+
+/// Where publishers are accepted when the file does not say.
+#[must_use]
+pub fn default_listen() -> Vec<SocketAddr> {
+    vec![
+        SocketAddr::from((Ipv4Addr::LOCALHOST, RTMP_PORT)),
+        SocketAddr::from((Ipv6Addr::LOCALHOST, RTMP_PORT)),
+    ]
 }
 
 /// What stands between the network and a publish.
@@ -76,7 +87,7 @@ pub enum SameName {
 pub struct StatusSocket {
     /// `None`: where `default_socket_here` says.
     pub socket: Option<PathBuf>,
-    /// Permission bits, at most 0o777.
+    /// 0o600, or 0o660 to let the group of the socket in.
     pub mode: u32,
 }
 
@@ -221,10 +232,32 @@ impl Config {
                     .to_owned(),
             );
         }
+        warnings.extend(self.collisions());
         for (app, plan) in &self.apps {
             for push in plan.pushes.iter().filter(|push| !push.tells_names_apart()) {
                 warnings.push(format!(
                     "app '{app}': the push to {push} has no {{name}}: two streams would collide"
+                ));
+            }
+        }
+        warnings
+    }
+}
+
+impl Config {
+    /// Applications that push to the same place.
+    fn collisions(&self) -> Vec<String> {
+        let pushes = self.apps.iter().flat_map(|(app, a)| a.pushes.iter().map(move |p| (app, p)));
+        let pushes: Vec<_> = pushes.collect();
+        let mut warnings = Vec::new();
+        for (position, (app, push)) in pushes.iter().enumerate() {
+            let other = pushes[..position].iter().find(|(other, earlier)| {
+                other != app && push.is_same_place(earlier) && !push.tells_apps_apart()
+            });
+            if let Some((other, _)) = other {
+                warnings.push(format!(
+                    "apps '{other}' and '{app}' both push to {push} without {{app}}: streams of \
+                     the same name would collide"
                 ));
             }
         }

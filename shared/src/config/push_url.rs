@@ -4,7 +4,7 @@
 use crate::id::RungId;
 use crate::limits::PUSH_NAME_BYTES_MAX;
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 pub const RTMP_PORT: u16 = 1935;
 const PLACEHOLDERS: [&str; 3] = ["{app}", "{name}", "{rung}"];
@@ -80,6 +80,40 @@ impl PushTarget {
 
     pub(super) fn stream(&self, values: Values<'_>) -> String {
         fill(&self.stream, values)
+    }
+
+    /// Do both name the same streams at the same origin?
+    pub(super) fn is_same_place(&self, other: &Self) -> bool {
+        let Self { host, port, rungs: _, app, stream } = self;
+        *host == other.host && *port == other.port && *app == other.app && *stream == other.stream
+    }
+
+    /// Does every application get origin streams of its own?
+    pub(super) fn tells_apps_apart(&self) -> bool {
+        self.app.contains("{app}") || self.stream.contains("{app}")
+    }
+
+    /// The application at the origin, if the push of `app` always names the same one.
+    pub(super) fn fixed_app(&self, app: &str) -> Option<String> {
+        let filled = self.app.replace("{app}", app);
+        (!filled.contains('{')).then_some(filled)
+    }
+
+    /// Does this listener receive the push?
+    pub(super) fn reaches(&self, listener: SocketAddr) -> bool {
+        if listener.port() != self.port {
+            return false;
+        }
+        let (listener, any) = (listener.ip().to_canonical(), listener.ip().is_unspecified());
+        match self.host.parse::<IpAddr>().map(|address| address.to_canonical()) {
+            Ok(address) => {
+                address == listener
+                    || any && address.is_loopback() && address.is_ipv4() == listener.is_ipv4()
+            }
+            Err(_) => {
+                self.host.eq_ignore_ascii_case("localhost") && (any || listener.is_loopback())
+            }
+        }
     }
 
     /// Does every stream of the application get an origin stream of its own?

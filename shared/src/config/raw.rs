@@ -24,6 +24,7 @@ pub(super) struct RawRtmp {
     pub listen: Option<Spanned<Vec<Spanned<String>>>>,
     pub allow_open: bool,
     pub silence_timeout: Option<Spanned<Time>>,
+    pub lobby_per_address: Option<Spanned<u64>>,
     pub same_name: SameName,
 }
 

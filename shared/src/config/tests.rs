@@ -109,8 +109,10 @@ fn every_other_fault_is_refused_with_its_place_and_the_way_out() {
         ("[rtmp]\nsilence_timeout = \"2d\"", "2:19", "1s to 1h"),
         ("[rtmp]\nsame_name = \"takeover\"", "2:13", "'take_over'"),
         ("[status]\nsocket = \"status.sock\"", "2:10", "absolute"),
-        ("[status]\nmode = \"0999\"", "2:8", "octal"),
-        ("[status]\nmode = \"0000\"", "2:8", "0600"),
+        ("[rtmp]\nlisten = [\"0.0.0.0:1\", \"127.0.0.1:1\"]", "2:24", "overlap"),
+        ("[rtmp]\nlisten = [\"[::1]:1\", \"[::]:1\"]", "2:22", "overlap"),
+        ("[status]\nmode = \"0999\"", "2:8", "0660"),
+        ("[status]\nmode = \"0666\"", "2:8", "0600"),
         ("[workers]\ncount = 0", "2:9", "\"auto\" or 1 to 64"),
         ("[workers]\ncount = \"many\"", "2:9", "\"auto\" or a whole number"),
         ("[workers]\nstandby = 99", "2:11", "0 to 8"),
@@ -152,6 +154,48 @@ fn every_other_fault_is_refused_with_its_place_and_the_way_out() {
         assert!(said.starts_with(&format!("t.toml:{place}: ")), "{text}\n{said}");
         assert!(said.contains(words), "{text}\n{said}");
     }
+}
+
+#[test]
+fn a_push_into_this_very_server_is_refused_at_its_place_and_one_elsewhere_is_not() {
+    let config = |listen: &str, url: &str| {
+        format!(
+            "[rtmp]\nlisten = [\"{listen}\"]\nallow_open = true\n[apps.live]\n[apps.b]\n\
+             [[apps.b.push]]\nurl = \"{url}/{{name}}_{{rung}}\"\n"
+        )
+    };
+    for (listen, url) in [
+        ("127.0.0.1:1935", "rtmp://127.0.0.1/live"),
+        ("127.0.0.1:1935", "rtmp://localhost/{app}"),
+        ("0.0.0.0:1936", "rtmp://127.0.0.1:1936/b"),
+        ("[::]:1935", "rtmp://[::1]/live"),
+        ("192.0.2.1:1935", "rtmp://192.0.2.1/live"),
+    ] {
+        let said = refusal(&config(listen, url));
+        assert!(said.starts_with("t.toml:7:7: ") && said.contains("a loop"), "{url}\n{said}");
+    }
+    for (listen, url) in [
+        ("127.0.0.1:1935", "rtmp://127.0.0.1:1936/live"),
+        ("127.0.0.1:1935", "rtmp://127.0.0.1/vod"),
+        ("192.0.2.1:1935", "rtmp://192.0.2.2/live"),
+        ("127.0.0.1:0", "rtmp://127.0.0.1/live"),
+    ] {
+        assert!(parse(&config(listen, url)).is_ok(), "{url}");
+    }
+}
+
+#[test]
+fn two_applications_that_push_to_the_same_place_are_warned_of() {
+    let text = |url: &str| {
+        format!(
+            "[[apps.a.push]]\nurl = \"rtmp://o/x/{url}\"\n[[apps.b.push]]\n\
+             url = \"rtmp://o/x/{url}\"\n"
+        )
+    };
+    let warnings = parse(&text("{name}_{rung}")).unwrap().warnings();
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].contains("apps 'a' and 'b'"), "{warnings:?}");
+    assert!(parse(&text("{app}_{name}_{rung}")).unwrap().warnings().is_empty());
 }
 
 #[test]

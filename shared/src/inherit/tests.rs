@@ -36,8 +36,10 @@ fn a_child_takes_its_channel_role_and_generation_and_inherits_no_other_fd() {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&script, mode).unwrap();
 
+    let environment = [("TASUKI_TEST_LOG", "debug".to_owned())];
     let (mut ours, theirs) = pair::<ToWorker, FromWorker>().unwrap();
-    let mut child = spawn(&script, Role::Dialer, Generation(42), theirs.as_fd()).unwrap();
+    let mut child =
+        spawn(&script, Role::Dialer, Generation(42), &environment, theirs.as_fd()).unwrap();
     drop(theirs);
     assert!(child.wait().unwrap().success());
     let (envelope, _) = ours.recv().unwrap().unwrap();
@@ -51,6 +53,7 @@ fn answer_as_a_child() {
     let Some(role) = std::env::var_os("TASUKI_TEST_ROLE") else { return };
     let inherited = Inherited::take(role.to_str()).unwrap();
     assert_eq!(inherited.role, Role::Dialer);
+    assert_eq!(std::env::var("TASUKI_TEST_LOG").as_deref(), Ok("debug"));
     assert!(matches!(Inherited::take(role.to_str()), Err(InheritError::TakenBefore)));
     let sockets = std::fs::read_dir("/proc/self/fd")
         .unwrap()

@@ -58,6 +58,16 @@ pub fn read_owner(fd: &impl AsFd) -> io::Result<Option<Owner>> {
     Ok((read == word.len()).then(|| owner::decode(u32::from_le_bytes(word))).flatten())
 }
 
+/// What the last owner of a session memfd was doing with it, without mapping it. For the
+/// supervisor, after the owner's death.
+pub fn read_activity(fd: &impl AsFd) -> io::Result<Activity> {
+    let mut word = [0; 4];
+    let at = i64::try_from(ACTIVITY_AT).expect("inside the first page");
+    let read = nix::sys::uio::pread(fd, &mut word, at)?;
+    let processing = read == word.len() && u32::from_le_bytes(word) == Activity::Processing as u32;
+    Ok(if processing { Activity::Processing } else { Activity::Idle })
+}
+
 /// The session memory as its owner, or somebody who looks for one, has it mapped.
 pub struct SessionMemory {
     plain: Mapping,
@@ -154,6 +164,17 @@ mod tests {
         assert_eq!(memory.load_record().unwrap(), Record::default());
         let blocks = nix::sys::stat::fstat(&fd).unwrap().st_blocks;
         assert!(blocks * 512 <= 16 * 1024, "{blocks} blocks");
+    }
+
+    #[test]
+    fn what_an_owner_was_doing_is_read_without_a_mapping() {
+        let fd = create(Owner::Offered(Generation(5))).unwrap();
+        assert_eq!(read_activity(&fd).unwrap(), Activity::Idle);
+        let memory = SessionMemory::open(&fd).unwrap();
+        memory.set_activity(Activity::Processing);
+        assert_eq!(read_activity(&fd).unwrap(), Activity::Processing);
+        memory.set_activity(Activity::Idle);
+        assert_eq!(read_activity(&fd).unwrap(), Activity::Idle);
     }
 
     #[test]

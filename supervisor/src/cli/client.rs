@@ -88,10 +88,13 @@ impl Client {
 
     /// Sends a request and waits for its first reply; a refusal is an error.
     pub(super) fn ask(&mut self, request: &Request) -> Result<Answer, ClientError> {
-        self.send(request)?;
-        match self.next(Patience::Bounded)? {
-            Some(answer) => Ok(answer),
-            None => Err(ClientError::Closed { path: self.path.clone() }),
+        let sent = self.send(request);
+        match self.next(Patience::Bounded) {
+            Ok(Some(answer)) => Ok(answer),
+            // A server that is full says so without waiting for the request.
+            Err(refused @ ClientError::Refused { .. }) => Err(refused),
+            Ok(None) => sent.and(Err(ClientError::Closed { path: self.path.clone() })),
+            Err(error) => Err(sent.err().unwrap_or(error)),
         }
     }
 

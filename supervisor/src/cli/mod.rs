@@ -66,7 +66,8 @@ impl CommandError {
     fn exit(&self) -> Exit {
         match self {
             Self::Config(_) => Exit::Config,
-            Self::Log(_) => Exit::Usage,
+            Self::Log(LogError::Thread(_)) => Exit::Failure,
+            Self::Log(LogError::Level(_) | LogError::Format | LogError::Twice) => Exit::Usage,
             Self::Client(error) => error.exit(),
             // Whoever read our output has seen enough.
             Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,

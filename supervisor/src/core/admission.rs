@@ -7,7 +7,9 @@ use super::lease::{Place, Session};
 use super::settings::Rules;
 use super::worker::{Process, Slot, State};
 use super::{Core, Stage};
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use tasuki_shared::id::{Generation, SessionId};
 use tasuki_shared::limits::{ARRIVAL_DEADLINE, ARRIVALS_MAX};
@@ -31,7 +33,14 @@ impl<R: Rules> Core<R> {
     pub(super) fn accepted(&mut self, now: Duration, session: SessionId, peer: SocketAddr) {
         self.sessions_total += 1;
         let admitted = self.host_reason();
-        self.sessions.insert(session, Session::new(now, peer, now + ARRIVAL_DEADLINE));
+        let crowded = self.seats.is_crowded(peer, self.settings.lobby_per_address);
+        let new = Session::new(now, peer, now + ARRIVAL_DEADLINE);
+        self.seats.change(peer, None, Some(new.seat));
+        self.sessions.insert(session, new);
+        if crowded {
+            self.perform(now, session, Decision::Close("lobby_per_address"));
+            return;
+        }
         let time = if self.arrivals.len() < ARRIVALS_MAX { Time::Left } else { Time::Over };
         let decision = match admitted {
             Some(reason) => self.refuse(reason),
@@ -102,14 +111,19 @@ impl<R: Rules> Core<R> {
                 Seat::Lobby => self.lobby_has_room(process),
                 Seat::Stream => true,
             })
-            .min_by_key(|process| process.sessions.len())
+            // Each session in a lobby will want a slot: one whose slots are spoken for comes last.
+            .min_by_key(|process| {
+                let lobby = u32::try_from(process.lobby()).unwrap_or(u32::MAX);
+                let spoken_for = process.streams.saturating_add(lobby);
+                (spoken_for >= self.settings.streams_per_worker, process.sessions.len())
+            })
             .map(|process| process.generation)
     }
 
     fn host_reason(&self) -> Option<RefuseReason> {
         if self.stage != Stage::Running {
             Some(RefuseReason::Draining)
-        } else if self.sessions.len() >= self.settings.sessions_max {
+        } else if self.seats.streams >= self.settings.sessions_max {
             Some(RefuseReason::HostCap)
         } else if self.cpu_full() {
             Some(RefuseReason::NoCpu)
@@ -187,6 +201,60 @@ pub enum Seat {
     Stream,
 }
 
+/// Who sits where, on the whole host.
+#[derive(Debug, Default)]
+pub struct Seats {
+    pub streams: usize,
+    /// Sessions before publish by network; see [`network`].
+    lobbies: HashMap<IpAddr, u32>,
+}
+
+impl Seats {
+    /// A session comes, moves or goes.
+    pub fn change(&mut self, peer: SocketAddr, from: Option<Seat>, to: Option<Seat>) {
+        if from == to {
+            return;
+        }
+        let network = network(peer);
+        match from {
+            Some(Seat::Stream) => self.streams = self.streams.saturating_sub(1),
+            Some(Seat::Lobby) => {
+                if let Entry::Occupied(mut count) = self.lobbies.entry(network) {
+                    *count.get_mut() = count.get().saturating_sub(1);
+                    if *count.get() == 0 {
+                        count.remove();
+                    }
+                }
+            }
+            None => {}
+        }
+        match to {
+            Some(Seat::Stream) => self.streams += 1,
+            Some(Seat::Lobby) => *self.lobbies.entry(network).or_default() += 1,
+            None => {}
+        }
+    }
+
+    /// Has this peer's network its share of the lobbies? Loopback, where relays are, has none.
+    pub fn is_crowded(&self, peer: SocketAddr, most: u32) -> bool {
+        let network = network(peer);
+        most > 0
+            && !network.is_loopback()
+            && self.lobbies.get(&network).is_some_and(|count| *count >= most)
+    }
+}
+
+/// What one subscriber usually has: an IPv4 address or an IPv6 /64.
+fn network(peer: SocketAddr) -> IpAddr {
+    match peer.ip().to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        address @ (IpAddr::V4(_) | IpAddr::V6(_)) => address,
+    }
+}
+
 /// As counted in the status.
 pub const fn refusal_name(reason: RefuseReason) -> &'static str {
     match reason {
@@ -201,6 +269,7 @@ pub const fn refusal_name(reason: RefuseReason) -> &'static str {
         RefuseReason::NoVerdict => "no_verdict",
         RefuseReason::AlreadyPublishing => "already_publishing",
         RefuseReason::NoWorker => "no_worker",
+        RefuseReason::NoResource => "no_resource",
         RefuseReason::PlayUnsupported => "play_unsupported",
     }
 }

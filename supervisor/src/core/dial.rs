@@ -19,6 +19,8 @@ pub struct Dial {
     pub push: PushId,
     /// Who asked.
     pub generation: Generation,
+    /// Who connects; nobody else may answer.
+    pub dialer: Generation,
     pub deadline: Duration,
 }
 
@@ -56,7 +58,7 @@ impl<R: Rules> Core<R> {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let deadline = now + DIAL_ANSWER_DEADLINE;
-        self.dials.insert(ticket, Dial { session: id, push, generation, deadline });
+        self.dials.insert(ticket, Dial { session: id, push, generation, dialer, deadline });
         self.send(dialer, ToWorker::Connect { ticket, host, port }, Fds::None);
     }
 
@@ -66,10 +68,10 @@ impl<R: Rules> Core<R> {
         ticket: u64,
         outcome: Result<(), DialError>,
     ) {
-        let from_dialer = self.dialer() == Some(generation);
-        let Some(dial) = self.dials.remove(&ticket).filter(|_| from_dialer) else {
+        let asked = self.dials.get(&ticket).is_some_and(|dial| dial.dialer == generation);
+        let Some(dial) = asked.then(|| self.dials.remove(&ticket)).flatten() else {
             self.ignored_frames += 1;
-            self.effects.push(Effect::DropDialed { ticket });
+            self.drop_dialed(generation, ticket);
             return;
         };
         let Dial { session: id, push, generation: asker, .. } = dial;
@@ -87,6 +89,28 @@ impl<R: Rules> Core<R> {
                 self.answer_dial(asker, id, push, Ok(()), fds);
             }
             Err(error) => self.answer_dial(asker, id, push, Err(error), Fds::None),
+        }
+    }
+
+    /// Only what came from a dialer is kept under its ticket, so only that can be dropped.
+    pub(super) fn drop_dialed(&mut self, sender: Generation, ticket: u64) {
+        let from_dialer =
+            self.slot_of(sender).is_some_and(|at| self.slots[at].role == Role::Dialer);
+        if from_dialer {
+            self.effects.push(Effect::DropDialed { ticket });
+        }
+    }
+
+    /// The socket was connected and could not be passed on.
+    pub(super) fn dial_not_sent(&mut self, id: SessionId, push: PushId, what: String) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if session.connected.remove(&push) {
+            self.effects.push(Effect::DropPush { session: id, push });
+        }
+        if let Some(generation) = self.sessions.get(&id).and_then(super::lease::Session::generation)
+        {
+            let outcome = Err(DialError::Connect(what));
+            self.answer_dial(generation, id, push, outcome, Fds::None);
         }
     }
 

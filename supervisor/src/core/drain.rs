@@ -1,20 +1,26 @@
 //! Leaving: take nothing new, let sessions finish until a deadline, end them, then kill.
 //!
 //! ```text
-//!  Running ──SIGTERM──▶ Draining ──deadline, or a second SIGTERM──▶ Closing ──grace, or a third──▶ kill
-//!                          └────────── no process left ───────────────┴────▶ Left
+//!  Running ──SIGTERM──▶ Draining ──deadline──▶ Closing ──grace──▶ kill
+//!                          │ └── a second SIGTERM ──┴───────────────▶ │
+//!                          └── no process left ─────┴─────────────────┴──▶ Left
 //! ```
+//! Sessions before publish are refused at the first signal. The dialer stays while a worker lives,
+//! for pushes still reconnect, and is replaced when it dies. A process that does not die of its
+//! kill is left behind.
 
 use super::event::{Announcement, Effect, Fds, Loudness};
+use super::lease::Session;
+use super::publish::Publish;
 use super::restart::KillReason;
 use super::settings::Rules;
-use super::worker::State;
+use super::worker::{Reaping, State};
 use super::{Core, Stage};
 use std::time::Duration;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::id::SessionId;
-use tasuki_shared::limits::CLOSING_GRACE;
-use tasuki_shared::message::{EndReason, Role, ToWorker};
+use tasuki_shared::limits::{CLOSING_GRACE, REAP_DEADLINE};
+use tasuki_shared::message::{EndReason, RefuseReason, Role, ToWorker};
 
 impl<R: Rules> Core<R> {
     pub(super) fn terminate(&mut self, now: Duration) {
@@ -33,10 +39,13 @@ impl<R: Rules> Core<R> {
                 while let Some(orphan) = self.orphans.pop_front() {
                     self.close(now, orphan, EndReason::WorkerDied);
                 }
-                self.drain_role(Role::Worker);
+                self.refuse_lobbies(now);
+                self.drain_workers(now);
             }
-            Stage::Draining { .. } => self.end_all(now),
-            Stage::Closing { .. } => self.kill_all(),
+            Stage::Draining { .. } | Stage::Closing { .. } => {
+                self.stage = Stage::Closing { until: now };
+                self.kill_all(now);
+            }
             Stage::Left => {}
         }
     }
@@ -44,24 +53,24 @@ impl<R: Rules> Core<R> {
     pub(super) fn check_drain(&mut self, now: Duration) {
         match self.stage {
             Stage::Draining { until } if now >= until => self.end_all(now),
-            Stage::Closing { until } if now >= until => self.kill_all(),
+            Stage::Closing { until } if now >= until => self.kill_all(now),
             Stage::Running | Stage::Draining { .. } | Stage::Closing { .. } | Stage::Left => {}
         }
     }
 
     /// The last worker takes the dialer with it, and the last process the server.
-    pub(super) fn leave_when_empty(&mut self, _now: Duration) {
+    pub(super) fn leave_when_empty(&mut self, now: Duration) {
         match self.stage {
             Stage::Draining { .. } | Stage::Closing { .. } => {}
             Stage::Running | Stage::Left => return,
         }
-        let alive =
-            |role| self.slots.iter().any(|slot| slot.role == role && slot.process().is_some());
+        let alive = |role| self.slots.iter().any(|slot| slot.role == role && slot.is_alive());
         if alive(Role::Worker) {
             return;
         }
         if alive(Role::Dialer) {
-            self.drain_role(Role::Dialer);
+            // Nobody is left whom an answer of it would reach.
+            self.kill_all(now);
             return;
         }
         for session in self.session_ids() {
@@ -79,21 +88,44 @@ impl<R: Rules> Core<R> {
         }
     }
 
-    fn kill_all(&mut self) {
+    fn kill_all(&mut self, now: Duration) {
         for at in 0..self.slots.len() {
-            self.kill(at, KillReason::Shutdown);
+            self.kill(now, at, KillReason::Shutdown);
         }
+    }
+
+    /// Whoever has not published yet will not.
+    fn refuse_lobbies(&mut self, now: Duration) {
+        let before_publish = |session: &Session| match session.publish {
+            Publish::Nothing | Publish::Refused { .. } | Publish::AwaitsName { .. } => true,
+            Publish::Live { .. } => false,
+        };
+        let lobby = self.sessions.iter().filter(|(_, session)| before_publish(session));
+        for session in lobby.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.refuse_undecided(session, RefuseReason::Draining);
+            self.end_session(now, session, EndReason::Refused(RefuseReason::Draining));
+        }
+    }
+
+    /// Is anybody left whose pushes may want to connect?
+    pub(super) fn pushes_go_on(&self) -> bool {
+        let live = |session: &Session| match session.publish {
+            Publish::Live { .. } => true,
+            Publish::Nothing | Publish::Refused { .. } | Publish::AwaitsName { .. } => false,
+        };
+        matches!(self.stage, Stage::Draining { .. }) && self.sessions.values().any(live)
     }
 
     fn session_ids(&self) -> Vec<SessionId> {
         self.sessions.keys().copied().collect()
     }
 
-    fn drain_role(&mut self, role: Role) {
+    fn drain_workers(&mut self, now: Duration) {
         for at in 0..self.slots.len() {
             let slot = &mut self.slots[at];
-            if slot.role != role {
-                continue;
+            match slot.role {
+                Role::Worker => {}
+                Role::Dialer => continue,
             }
             let (state, told) = match std::mem::replace(&mut slot.state, State::Gone) {
                 State::Standby(process) | State::Serving(process) => {
@@ -103,7 +135,8 @@ impl<R: Rules> Core<R> {
                 // It has nothing to finish.
                 State::Starting(process, _) => {
                     self.effects.push(Effect::Kill { generation: process.generation });
-                    (State::Ending(process, KillReason::Shutdown), None)
+                    let reaping = Reaping::Awaited { deadline: now + REAP_DEADLINE };
+                    (State::Ending(process, KillReason::Shutdown, reaping), None)
                 }
                 State::Backoff { .. } => (State::Gone, None),
                 other @ (State::Draining(_) | State::Ending(..) | State::Gone) => (other, None),

@@ -1,6 +1,7 @@
 //! What the shell tells the core and what the core tells the shell to do.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use tasuki_shared::exit::Exit;
 use tasuki_shared::id::{Generation, PushId, SessionId, SlotId};
 use tasuki_shared::kernel::Death;
@@ -27,7 +28,8 @@ pub enum Event {
         error: String,
     },
     /// A frame on the control channel of the process of `channel`. An fd that came with a
-    /// `Connected` is held by the shell under its ticket.
+    /// `Connected` of a dialer is held by the shell under its ticket; from anybody else it was
+    /// closed.
     Frame {
         channel: Generation,
         claimed: Generation,
@@ -41,10 +43,14 @@ pub enum Event {
     Died {
         generation: Generation,
         death: Death,
+        /// Its sessions whose memory says that it was at work on them.
+        processing: BTreeSet<SessionId>,
     },
-    /// Fds for this session could not be made or sent.
+    /// A frame about this session could not be sent for want of something on our side, with or
+    /// without the fds it was to carry.
     ResourceFailed {
         session: SessionId,
+        fds: Fds,
         what: String,
     },
     Sampled {
@@ -140,6 +146,8 @@ pub struct Announcement {
     pub session: Option<SessionId>,
     pub name: Option<String>,
     pub worker: Option<String>,
+    /// Whose doing it is, where that is a peer: noise is held down for each.
+    pub peer: Option<IpAddr>,
     pub detail: String,
 }
 
@@ -152,12 +160,25 @@ pub enum Loudness {
 
 impl Announcement {
     pub fn new(loudness: Loudness, event: &'static str, detail: impl Into<String>) -> Self {
-        Self { loudness, event, session: None, name: None, worker: None, detail: detail.into() }
+        Self {
+            loudness,
+            event,
+            session: None,
+            name: None,
+            worker: None,
+            peer: None,
+            detail: detail.into(),
+        }
     }
 
     pub fn of_session(mut self, session: SessionId, name: Option<String>) -> Self {
         self.session = Some(session);
         self.name = name;
+        self
+    }
+
+    pub fn of_peer(mut self, peer: IpAddr) -> Self {
+        self.peer = Some(peer);
         self
     }
 

@@ -12,7 +12,7 @@
 use super::admission::{Seat, refusal_name};
 use super::event::{Announcement, Effect, Fds, loudness_of};
 use super::publish::Publish;
-use super::restart::Cause;
+use super::restart::{Cause, KillReason};
 use super::settings::Rules;
 use super::{Core, Stage};
 use std::collections::BTreeSet;
@@ -129,9 +129,11 @@ impl<R: Rules> Core<R> {
             Publish::Nothing | Publish::Refused { .. } | Publish::AwaitsName { .. } => None,
         };
         session.admission = admission;
-        session.seat = if live.is_some() { Seat::Stream } else { Seat::Lobby };
+        let seat = if live.is_some() { Seat::Stream } else { Seat::Lobby };
         session.place = Place::Leased { generation, deadline: now + ADOPT_DEADLINE };
-        let (peer, seat) = (session.peer, session.seat);
+        let peer = session.peer;
+        self.seats.change(peer, Some(session.seat), Some(seat));
+        session.seat = seat;
         if let Some(process) = self.process_mut(generation) {
             process.sessions.insert(id);
             process.streams += u32::from(seat == Seat::Stream);
@@ -176,8 +178,19 @@ impl<R: Rules> Core<R> {
         }
     }
 
-    pub(super) fn resource_failed(&mut self, now: Duration, id: SessionId, what: String) {
-        self.end_session(now, id, EndReason::Resource(what));
+    /// What could not be sent decides what becomes of the session.
+    pub(super) fn resource_failed(&mut self, now: Duration, id: SessionId, fds: Fds, what: String) {
+        match fds {
+            // Its worker has never heard of it.
+            Fds::Session(_) => self.close(now, id, EndReason::Resource(what)),
+            Fds::Logs(_) => {
+                self.withdraw_verdict(id);
+                self.end_session(now, id, EndReason::Resource(what));
+                self.grant_waiting_names(now);
+            }
+            Fds::Dialed { push, .. } => self.dial_not_sent(id, push, what),
+            Fds::None => self.end_session(now, id, EndReason::Resource(what)),
+        }
     }
 
     /// Asks the owner to end the session, or closes it where nobody owns it.
@@ -216,6 +229,7 @@ impl<R: Rules> Core<R> {
 
     pub(super) fn close_quietly(&mut self, id: SessionId) {
         let Some(session) = self.sessions.remove(&id) else { return };
+        self.seats.change(session.peer, Some(session.seat), None);
         self.unseat(id, &session);
         if let Some(key) = session.publish.live_name()
             && self.names.get(&key) == Some(&id)
@@ -238,11 +252,27 @@ impl<R: Rules> Core<R> {
 
     /// The owner of these sessions was reaped. None of them is the dead one's any more before the
     /// first is closed, for a close may give a name to another.
-    pub(super) fn orphan(&mut self, now: Duration, sessions: BTreeSet<SessionId>, cause: Cause) {
+    pub(super) fn orphan(
+        &mut self,
+        now: Duration,
+        sessions: BTreeSet<SessionId>,
+        cause: Cause,
+        processing: &BTreeSet<SessionId>,
+    ) {
+        let reason = match cause {
+            Cause::Killed(KillReason::Shutdown) => EndReason::Shutdown,
+            Cause::Exit(_)
+            | Cause::UnknownExit(_)
+            | Cause::Fault(_)
+            | Cause::ForeignKill
+            | Cause::Signal(_)
+            | Cause::Killed(KillReason::Hung | KillReason::Channel)
+            | Cause::SpawnFailed => EndReason::WorkerDied,
+        };
         let mut doomed = Vec::new();
         for id in sessions {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
-            session.blamed += u32::from(cause.blames_sessions());
+            session.blamed += u32::from(cause.blames_sessions() && processing.contains(&id));
             session.publish.forget_undecided();
             let place = std::mem::replace(
                 &mut session.place,
@@ -257,7 +287,7 @@ impl<R: Rules> Core<R> {
                     self.orphans.push_back(id);
                 }
                 Place::Leased { .. } | Place::Held { .. } | Place::Waiting { .. } => {
-                    doomed.push((id, EndReason::WorkerDied));
+                    doomed.push((id, reason.clone()));
                 }
             }
         }

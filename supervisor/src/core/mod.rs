@@ -26,12 +26,13 @@ pub mod restart;
 pub mod settings;
 pub mod worker;
 
+use admission::Seats;
 use dial::Dial;
 use event::{Announcement, Effect, Event, Fds};
 use lease::Session;
 use restart::{Jitter, Restarts};
 use settings::{Rules, Settings};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use tasuki_shared::id::{Generation, PublicName, SessionId, SlotId};
 use tasuki_shared::message::{FromWorker, Role, ToWorker};
@@ -59,6 +60,7 @@ pub struct Core<R> {
     rules: R,
     slots: Vec<Slot>,
     sessions: BTreeMap<SessionId, Session>,
+    seats: Seats,
     /// Sessions whose owner died, oldest first.
     orphans: VecDeque<SessionId>,
     /// Connections that wait for a worker to start.
@@ -100,6 +102,7 @@ impl<R: Rules> Core<R> {
             rules,
             slots,
             sessions: BTreeMap::new(),
+            seats: Seats::default(),
             orphans: VecDeque::new(),
             arrivals: VecDeque::new(),
             names: BTreeMap::new(),
@@ -126,12 +129,16 @@ impl<R: Rules> Core<R> {
                 if let Some(at) = self.slot_of(generation) {
                     self.announce_worker(at, event::Loudness::Error, "spawn_failed", error);
                 }
-                self.died(now, generation, None);
+                self.died(now, generation, None, &BTreeSet::new());
             }
             Event::Frame { channel, claimed, body } => self.frame(now, channel, claimed, body),
             Event::ChannelLost { generation, loss } => self.channel_lost(now, generation, &loss),
-            Event::Died { generation, death } => self.died(now, generation, Some(death)),
-            Event::ResourceFailed { session, what } => self.resource_failed(now, session, what),
+            Event::Died { generation, death, processing } => {
+                self.died(now, generation, Some(death), &processing);
+            }
+            Event::ResourceFailed { session, fds, what } => {
+                self.resource_failed(now, session, fds, what);
+            }
             Event::Sampled { cpu_percent, workers } => {
                 // A moment's peak, a build or a cron job, refuses nobody.
                 self.cpu_percent = f32::midpoint(self.cpu_percent, cpu_percent);
@@ -168,12 +175,12 @@ impl<R: Rules> Core<R> {
 
     fn frame(&mut self, now: Duration, channel: Generation, claimed: Generation, body: FromWorker) {
         let Some(process) = self.process_mut(channel).filter(|_| channel == claimed) else {
-            self.ignore(&body);
+            self.ignore(channel, &body);
             return;
         };
         process.heard = now;
         match body {
-            FromWorker::Hello { version, pid: _ } => self.hello(channel, version),
+            FromWorker::Hello { version, pid: _ } => self.hello(now, channel, version),
             FromWorker::Ready => self.ready(now, channel),
             FromWorker::Adopted { session } => self.adopted(channel, session),
             FromWorker::AdoptFailed { session, reason } => {
@@ -192,10 +199,10 @@ impl<R: Rules> Core<R> {
     }
 
     /// A frame that its sender had no right to. What came with it is dropped.
-    fn ignore(&mut self, body: &FromWorker) {
+    fn ignore(&mut self, channel: Generation, body: &FromWorker) {
         self.ignored_frames += 1;
         if let FromWorker::Connected { ticket, outcome: Ok(()) } = body {
-            self.effects.push(Effect::DropDialed { ticket: *ticket });
+            self.drop_dialed(channel, *ticket);
         }
     }
 

@@ -4,11 +4,11 @@
 //! session over, is answered without asking anybody twice. One live session per application and
 //! name: the newcomer is refused, or it waits until the old session has ended.
 
-use super::Core;
 use super::admission::Seat;
 use super::event::{Announcement, Effect, Fds, Loudness};
 use super::lease::{Place, Session};
 use super::settings::{Rules, SameName};
+use super::{Core, Stage};
 use std::time::Duration;
 use tasuki_shared::id::{Generation, PublicName, SessionId};
 use tasuki_shared::limits::NAME_DEADLINE;
@@ -149,6 +149,7 @@ impl<R: Rules> Core<R> {
         request: PublishRequest,
     ) {
         let plan = match self.rules.authorize(&request) {
+            Ok(_) if self.stage != Stage::Running => Err(RefuseReason::Draining),
             Ok(_) if self.cpu_full() => Err(RefuseReason::NoCpu),
             Ok(plan) => Ok(Box::new(plan)),
             Err(reason) => Err(reason),
@@ -182,8 +183,8 @@ impl<R: Rules> Core<R> {
         // A slot is taken now, unless the old session will leave one here when it ends.
         let old_is_here =
             self.sessions.get(&old).is_some_and(|old| old.generation() == Some(generation));
-        if !old_is_here && !self.take_seat(generation, id) {
-            self.refuse_publish(generation, id, request, RefuseReason::NoSlot);
+        if !old_is_here && let Err(reason) = self.take_seat(generation, id) {
+            self.refuse_publish(generation, id, request, reason);
             return;
         }
         if let Some(session) = self.sessions.get_mut(&id) {
@@ -200,8 +201,8 @@ impl<R: Rules> Core<R> {
         request: PublishRequest,
         plan: Box<Plan>,
     ) {
-        if !self.take_seat(generation, id) {
-            self.refuse_publish(generation, id, request, RefuseReason::NoSlot);
+        if let Err(reason) = self.take_seat(generation, id) {
+            self.refuse_publish(generation, id, request, reason);
             return;
         }
         self.names.insert(key(&plan), id);
@@ -225,13 +226,49 @@ impl<R: Rules> Core<R> {
     ) {
         self.refused(reason);
         self.give_seat_back(generation, id);
-        let announcement = Announcement::new(Loudness::Warn, "publish_refused", reason.to_string())
-            .of_session(id, None);
-        self.announce(announcement);
         if let Some(session) = self.sessions.get_mut(&id) {
+            let peer = session.peer;
             session.publish = Publish::Refused { request, reason };
+            let announcement =
+                Announcement::new(Loudness::Warn, "publish_refused", format!("{reason} ({peer})"))
+                    .of_session(id, None)
+                    .of_peer(peer.ip());
+            self.announce(announcement);
         }
         self.send_verdict(generation, id, Verdict::Refuse(reason));
+    }
+
+    /// Refuses whoever waits for a name, with a reason instead of a silence.
+    pub(super) fn refuse_undecided(&mut self, id: SessionId, reason: RefuseReason) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(generation) = session.generation() else { return };
+        match std::mem::replace(&mut session.publish, Publish::Nothing) {
+            Publish::AwaitsName { request, .. } => {
+                self.refuse_publish(generation, id, request, reason);
+            }
+            other @ (Publish::Nothing | Publish::Refused { .. } | Publish::Live { .. }) => {
+                session.publish = other;
+            }
+        }
+    }
+
+    /// The verdict never left us: its memory could not be made or sent. The name is free again and
+    /// the publisher reads why.
+    pub(super) fn withdraw_verdict(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(generation) = session.generation() else { return };
+        let name = session.publish.live_name();
+        match std::mem::replace(&mut session.publish, Publish::Nothing) {
+            Publish::Live { request, .. } => {
+                if let Some(name) = name.filter(|name| self.names.get(name) == Some(&id)) {
+                    self.names.remove(&name);
+                }
+                self.refuse_publish(generation, id, request, RefuseReason::NoResource);
+            }
+            other @ (Publish::Nothing | Publish::Refused { .. } | Publish::AwaitsName { .. }) => {
+                session.publish = other;
+            }
+        }
     }
 
     fn send_verdict(&mut self, generation: Generation, session: SessionId, verdict: Verdict) {
@@ -243,25 +280,27 @@ impl<R: Rules> Core<R> {
     }
 
     /// Moves a session from the lobby to a stream slot, if there is one. Has it one, it keeps it.
-    fn take_seat(&mut self, generation: Generation, id: SessionId) -> bool {
+    fn take_seat(&mut self, generation: Generation, id: SessionId) -> Result<(), RefuseReason> {
         if self.sessions.get(&id).is_some_and(|session| session.seat == Seat::Stream) {
-            return true;
+            return Ok(());
+        }
+        if self.seats.streams >= self.settings.sessions_max {
+            return Err(RefuseReason::HostCap);
         }
         let most = self.settings.streams_per_worker;
-        let Some(process) = self.process_mut(generation) else { return false };
-        if process.streams >= most {
-            return false;
-        }
-        process.streams += 1;
+        let process = self.process_mut(generation).filter(|process| process.streams < most);
+        process.ok_or(RefuseReason::NoSlot)?.streams += 1;
         if let Some(session) = self.sessions.get_mut(&id) {
+            self.seats.change(session.peer, Some(session.seat), Some(Seat::Stream));
             session.seat = Seat::Stream;
         }
-        true
+        Ok(())
     }
 
     fn give_seat_back(&mut self, generation: Generation, id: SessionId) {
         let seated = |session: &&mut Session| session.seat == Seat::Stream;
         let Some(session) = self.sessions.get_mut(&id).filter(seated) else { return };
+        self.seats.change(session.peer, Some(session.seat), Some(Seat::Lobby));
         session.seat = Seat::Lobby;
         if let Some(process) = self.process_mut(generation) {
             process.streams = process.streams.saturating_sub(1);

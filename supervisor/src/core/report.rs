@@ -22,7 +22,11 @@ pub fn parse_session_id(text: &str) -> Option<SessionId> {
 impl<R: Rules> Core<R> {
     pub(super) fn heartbeat(&mut self, generation: Generation, heartbeat: Heartbeat) {
         let Heartbeat { session, lobby: _ } = heartbeat;
-        let Some(status) = session else { return };
+        let Some(mut status) = session else { return };
+        // JSON has no word for what is no number, and clients refuse what they cannot read.
+        if !status.fps.is_finite() {
+            status.fps = 0.0;
+        }
         let Some(id) = parse_session_id(&status.id) else {
             self.ignored_frames += 1;
             return;
@@ -76,6 +80,7 @@ impl<R: Rules> Core<R> {
                 .collect(),
             refusals: self.refusals.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
             sessions_total: self.sessions_total,
+            ignored_frames: self.ignored_frames,
         }
     }
 

@@ -21,9 +21,20 @@ pub enum SameName {
     TakeOver,
 }
 
+/// What happens to a listener whose address family this machine does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingFamily {
+    Refuse,
+    /// The server goes on without it, with a warning, where another listener stands.
+    Skip,
+}
+
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listen: Vec<SocketAddr>,
+    pub missing_family: MissingFamily,
+    /// What children get into their environment.
+    pub environment: Vec<(&'static str, String)>,
     pub status_socket: PathBuf,
     pub status_mode: u32,
     /// Path of the configuration, or `embedded defaults`.
@@ -32,9 +43,12 @@ pub struct Settings {
     /// Warm workers beyond `workers` that wait to take a dead one's place.
     pub standby: u16,
     pub streams_per_worker: u32,
-    /// Sessions on this host, lobbies included.
+    /// Streams on this host; sessions before publish have bounds of their own.
     pub sessions_max: usize,
+    /// Sessions before publish in one worker.
     pub lobby_sessions_max: usize,
+    /// Sessions before publish from one address; 0 is no bound.
+    pub lobby_per_address: u32,
     /// Of the whole host; above it nothing new is admitted, so 100 switches this off.
     pub cpu_limit_percent: f32,
     pub same_name: SameName,
@@ -50,6 +64,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
+            missing_family: MissingFamily::Refuse,
+            environment: Vec::new(),
             status_socket: PathBuf::new(),
             status_mode: 0o600,
             config: "embedded defaults".into(),
@@ -58,6 +74,7 @@ impl Default for Settings {
             streams_per_worker: 4,
             sessions_max: 1024,
             lobby_sessions_max: LOBBY_SESSIONS_MAX,
+            lobby_per_address: 64,
             cpu_limit_percent: 90.0,
             same_name: SameName::Refuse,
             backoff_first: Duration::from_millis(200),

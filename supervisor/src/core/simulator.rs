@@ -7,12 +7,14 @@ use super::event::Loss;
 use super::settings::SameName;
 use super::tests::{KeyIsName, peer, request};
 use super::*;
+use crate::core::admission::Seat;
 use crate::core::worker::Process;
 use std::collections::BTreeSet;
 use tasuki_shared::id::PushId;
 use tasuki_shared::kernel::Death;
 use tasuki_shared::limits::{
-    ADOPT_DEADLINE, ARRIVAL_DEADLINE, CLOSING_GRACE, END_GRACE, HEARTBEAT_DEADLINE, ORPHAN_DEADLINE,
+    ADOPT_DEADLINE, ARRIVAL_DEADLINE, CLOSING_GRACE, END_GRACE, HEARTBEAT_DEADLINE,
+    ORPHAN_DEADLINE, REAP_DEADLINE,
 };
 use tasuki_shared::message::{Admission, EndReason, PROTOCOL_VERSION, Verdict};
 
@@ -31,6 +33,8 @@ struct World {
     used: BTreeSet<Generation>,
     /// Connections with an open socket, and since when nobody answers for them.
     open: BTreeMap<SessionId, Connection>,
+    /// Sockets that the dialer connected, by ticket, as the shell keeps them.
+    dialed: BTreeSet<u64>,
     counter: u64,
     left: bool,
     seen: Seen,
@@ -45,6 +49,8 @@ struct Seen {
     refused: usize,
     taken_over: usize,
     closed_by_deadline: usize,
+    lies_about_dials: usize,
+    unkillable: usize,
 }
 
 #[derive(Debug)]
@@ -52,6 +58,8 @@ struct Body {
     role: Role,
     /// Stalled processes say nothing and adopt nothing.
     stalled: bool,
+    /// The kernel does not let go of it.
+    unkillable: bool,
     /// Sessions handed to it, adopted or not.
     sessions: BTreeMap<SessionId, Adoption>,
     dials: Vec<u64>,
@@ -88,6 +96,7 @@ impl World {
             alive: BTreeMap::new(),
             used: BTreeSet::new(),
             open: BTreeMap::new(),
+            dialed: BTreeSet::new(),
             counter: 0,
             left: false,
             seen: Seen::default(),
@@ -121,10 +130,21 @@ impl World {
         match effect {
             Effect::Spawn { role, generation, .. } => {
                 assert!(self.used.insert(generation), "{context}: {generation} is used again");
-                let body = Body { role, stalled: false, sessions: BTreeMap::new(), dials: vec![] };
+                let body = Body {
+                    role,
+                    stalled: false,
+                    unkillable: false,
+                    sessions: BTreeMap::new(),
+                    dials: vec![],
+                };
                 self.alive.insert(generation, body);
             }
-            Effect::Send { to, body, .. } => self.deliver(to, body, context),
+            Effect::Send { to, body, fds } => {
+                if let Fds::Dialed { ticket, .. } = fds {
+                    assert!(self.dialed.remove(&ticket), "{context}: no socket has {ticket}");
+                }
+                self.deliver(to, body, context);
+            }
             Effect::Kill { generation } => {
                 assert!(self.alive.contains_key(&generation), "{context}: {generation} is dead");
             }
@@ -135,10 +155,10 @@ impl World {
                 }
             }
             Effect::Leave(_) => self.left = true,
-            Effect::DropPush { .. }
-            | Effect::DropDialed { .. }
-            | Effect::StopListening
-            | Effect::Announce(_) => {}
+            Effect::DropDialed { ticket } => {
+                assert!(self.dialed.remove(&ticket), "{context}: {ticket} is not ours to drop");
+            }
+            Effect::DropPush { .. } | Effect::StopListening | Effect::Announce(_) => {}
         }
     }
 
@@ -191,6 +211,7 @@ impl World {
         let patience =
             ARRIVAL_DEADLINE.max(ORPHAN_DEADLINE).max(ADOPT_DEADLINE + HEARTBEAT_DEADLINE)
                 + END_GRACE
+                + REAP_DEADLINE
                 + SECOND;
         for (session, connection) in &self.open {
             let since = connection.unowned_since;
@@ -199,15 +220,15 @@ impl World {
             assert!(self.core.has_session(*session), "{context}: {session} is held for nobody");
         }
         let counted = |process: &Process| -> u32 {
-            let live = process
-                .sessions
-                .iter()
-                .filter(|id| self.core.sessions[id].seat == crate::core::admission::Seat::Stream);
+            let live =
+                process.sessions.iter().filter(|id| self.core.sessions[id].seat == Seat::Stream);
             u32::try_from(live.count()).unwrap()
         };
         for process in self.core.slots.iter().filter_map(Slot::process) {
             assert_eq!(process.streams, counted(process), "{context}: {}", process.generation);
         }
+        let streams = self.core.sessions.values().filter(|s| s.seat == Seat::Stream).count();
+        assert_eq!(self.core.seats.streams, streams, "{context}: seats on the host");
         let live = self.core.sessions.values().filter(|s| s.publish.live_name().is_some());
         assert_eq!(self.core.names.len(), live.count(), "{context}: names and streams differ");
     }
@@ -230,7 +251,9 @@ impl World {
             Death::Exited(0),
         ];
         let death = deaths[self.below(deaths.len())];
-        self.on(Event::Died { generation, death });
+        let processing = body.sessions.keys().filter(|id| id.counter.is_multiple_of(2)).copied();
+        let processing = processing.collect();
+        self.on(Event::Died { generation, death, processing });
     }
 
     /// A channel may close before the death; the core then sends nothing new to it.
@@ -250,12 +273,13 @@ impl World {
     /// Kills that the core has ordered happen some time later.
     fn reap_killed(&mut self) {
         let ending = |slot: &Slot| match &slot.state {
-            State::Ending(process, _) => Some(process.generation),
+            State::Ending(process, ..) => Some(process.generation),
             _ => None,
         };
         let dying: Vec<_> = self.core.slots.iter().filter_map(ending).collect();
         for generation in dying {
-            if self.below(3) == 0 {
+            let unkillable = self.alive.get(&generation).is_some_and(|body| body.unkillable);
+            if !unkillable && self.below(3) == 0 {
                 self.kill(generation);
             }
         }
@@ -283,7 +307,9 @@ impl World {
                 }
             }
             40..41 => {
-                if let Some(generation) = self.any() {
+                if let Some(generation) = self.any()
+                    && !self.alive[&generation].unkillable
+                {
                     self.kill(generation);
                 }
             }
@@ -291,7 +317,11 @@ impl World {
                 if let Some(generation) = self.any()
                     && self.below(8) == 0
                 {
-                    self.alive.get_mut(&generation).unwrap().stalled = true;
+                    let unkillable = self.below(2) == 0;
+                    let body = self.alive.get_mut(&generation).unwrap();
+                    body.stalled = true;
+                    body.unkillable |= unkillable;
+                    self.seen.unkillable += usize::from(unkillable);
                 }
             }
             42..46 => self.lie(),
@@ -328,6 +358,7 @@ impl World {
         if body.role == Role::Dialer {
             match self.alive.get_mut(&generation).unwrap().dials.pop() {
                 Some(ticket) => {
+                    self.dialed.insert(ticket);
                     self.says(generation, FromWorker::Connected { ticket, outcome: Ok(()) });
                 }
                 None => self.heartbeat(generation),
@@ -380,7 +411,12 @@ impl World {
             return;
         }
         let claimed = if stale { Generation(channel.0.wrapping_add(1)) } else { channel };
-        let before = self.core.sessions.len();
+        let before = (self.core.sessions.len(), self.core.dials.len());
+        // Half of the tickets are those of dials on their way.
+        let ticket = match self.core.dials.keys().next().copied() {
+            Some(ticket) if self.below(2) == 0 => ticket,
+            Some(_) | None => counter,
+        };
         let lies = [
             FromWorker::Ended { session, reason: EndReason::PeerClosed },
             FromWorker::Adopted { session },
@@ -388,15 +424,22 @@ impl World {
             FromWorker::Authorize { session, request: request("a") },
             FromWorker::Dial { session, push: PushId(200) },
             FromWorker::PushClosed { session, push: PushId(0) },
-            FromWorker::Connected { ticket: counter, outcome: Ok(()) },
+            FromWorker::Connected { ticket, outcome: Ok(()) },
         ];
         let lie = lies[self.below(lies.len())].clone();
-        let honest_dialer = self.alive[&channel].role == Role::Dialer && !stale;
-        if honest_dialer && matches!(lie, FromWorker::Connected { .. }) {
-            return;
+        let dialer = self.alive[&channel].role == Role::Dialer;
+        if matches!(lie, FromWorker::Connected { .. }) {
+            if dialer && !stale {
+                return;
+            }
+            self.seen.lies_about_dials += usize::from(self.core.dials.contains_key(&ticket));
+            if dialer {
+                self.dialed.insert(ticket);
+            }
         }
         self.on(Event::Frame { channel, claimed, body: lie });
-        assert_eq!(self.core.sessions.len(), before, "seed {}: a lie was believed", self.seed);
+        let after = (self.core.sessions.len(), self.core.dials.len());
+        assert_eq!(after, before, "seed {}: a lie was believed", self.seed);
     }
 
     /// The server must get out of any situation.
@@ -406,6 +449,7 @@ impl World {
             + self.core.settings.shutdown_deadline
             + CLOSING_GRACE
             + HEARTBEAT_DEADLINE
+            + REAP_DEADLINE
             + 10 * SECOND;
         while !self.left {
             assert!(self.now < deadline, "seed {}: still here", self.seed);
@@ -424,12 +468,17 @@ impl World {
                 };
                 if idle && self.core.slots.iter().any(drains) {
                     self.alive.remove(&generation);
-                    self.on(Event::Died { generation, death: Death::Exited(0) });
+                    let death = Death::Exited(0);
+                    self.on(Event::Died { generation, death, processing: BTreeSet::new() });
                 }
             }
         }
         assert!(self.open.is_empty(), "seed {}: sockets are left open", self.seed);
-        assert!(self.alive.is_empty(), "seed {}: processes are left", self.seed);
+        assert!(
+            self.alive.values().all(|body| body.unkillable),
+            "seed {}: processes are left",
+            self.seed
+        );
     }
 }
 
@@ -440,7 +489,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// server leaves with nothing left behind.
 #[test]
 fn a_core_keeps_its_promises_whatever_workers_do() {
-    let mut sums = [0; 6];
+    let mut sums = [0; 8];
     for seed in 1..=SEEDS {
         let mut world = World::new(seed);
         world.on(Event::Started);
@@ -448,8 +497,16 @@ fn a_core_keeps_its_promises_whatever_workers_do() {
             world.step();
         }
         world.leave();
-        let Seen { events, lives, rehomed_live, refused, taken_over, closed_by_deadline } =
-            world.seen;
+        let Seen {
+            events,
+            lives,
+            rehomed_live,
+            refused,
+            taken_over,
+            closed_by_deadline,
+            lies_about_dials,
+            unkillable,
+        } = world.seen;
         for (sum, seen) in sums.iter_mut().zip([
             events,
             lives,
@@ -457,11 +514,16 @@ fn a_core_keeps_its_promises_whatever_workers_do() {
             refused,
             taken_over,
             closed_by_deadline,
+            lies_about_dials,
+            unkillable,
         ]) {
             *sum += seen;
         }
     }
-    println!("events, lives, re-homed live, refused, taken over, closed by deadline: {sums:?}");
+    println!(
+        "events, lives, re-homed live, refused, taken over, closed by deadline, lies about dials, \
+         unkillable: {sums:?}"
+    );
     assert!(sums[0] > 100_000, "{sums:?}");
     assert!(sums.iter().all(|sum| *sum > 50), "something was hardly exercised: {sums:?}");
 }

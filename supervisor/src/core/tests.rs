@@ -10,12 +10,15 @@ use tasuki_shared::id::{PushId, StreamKey};
 use tasuki_shared::kernel::Death;
 use tasuki_shared::limits::{
     ADOPT_DEADLINE, ARRIVAL_DEADLINE, CHANNEL_CLOSED_GRACE, END_GRACE, HEARTBEAT_DEADLINE,
-    NAME_DEADLINE,
+    NAME_DEADLINE, REAP_DEADLINE,
 };
 use tasuki_shared::message::{
     Admission, DialError, EndReason, Lease, PROTOCOL_VERSION, PublishRequest, RefuseReason, Verdict,
 };
 use tasuki_shared::plan::{AudioPlan, LogSize, Plan, PushPlan, RungKind, RungPlan, StreamLimits};
+
+mod bounds;
+mod leaving;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -103,6 +106,18 @@ impl Bench {
         self.on(Event::Tick)
     }
 
+    /// As `after`, with a sign of life of these first.
+    fn after_heard(&mut self, wait: Duration, heard: &[Generation]) -> Vec<Effect> {
+        self.now += wait;
+        let generations: Vec<_> =
+            self.spawned.iter().map(|(_, g)| *g).chain(heard.iter().copied()).collect();
+        for generation in generations {
+            let heartbeat = tasuki_shared::message::Heartbeat { session: None, lobby: 0 };
+            self.says(generation, FromWorker::Heartbeat(Box::new(heartbeat)));
+        }
+        self.on(Event::Tick)
+    }
+
     fn says(&mut self, generation: Generation, body: FromWorker) -> Vec<Effect> {
         self.on(Event::Frame { channel: generation, claimed: generation, body })
     }
@@ -133,12 +148,20 @@ impl Bench {
         self.says(worker, FromWorker::Authorize { session, request: request(key) })
     }
 
+    fn dialer(&self) -> Generation {
+        self.spawned.iter().rev().find(|(role, _)| *role == Role::Dialer).unwrap().1
+    }
+
     fn live(&mut self, key: &str) -> (SessionId, Generation) {
         let (session, worker) = self.admit();
         let effects = self.publish(session, worker, key);
         assert!(matches!(verdict_in(&effects), Some(Verdict::Allow(_))));
         (session, worker)
     }
+}
+
+fn died(generation: Generation, death: Death) -> Event {
+    Event::Died { generation, death, processing: BTreeSet::new() }
 }
 
 fn lease_in(effects: &[Effect]) -> Option<(Generation, Lease)> {
@@ -183,14 +206,18 @@ fn streams_spread_and_the_first_beyond_capacity_is_refused_by_name() {
 #[test]
 fn a_busy_processor_and_a_full_host_refuse_by_name() {
     let mut bench = Bench::ready(Settings { sessions_max: 1, ..settings() });
-    bench.on(Event::Sampled {
-        cpu_percent: 95.0,
-        workers: vec![(Generation(1), Sample::default())],
-    });
+    // One peak refuses nobody; a processor that stays busy does.
+    for _ in 0..6 {
+        bench.on(Event::Sampled {
+            cpu_percent: 95.0,
+            workers: vec![(Generation(1), Sample::default())],
+        });
+    }
     let reason = |effects: &[Effect]| lease_in(effects).unwrap().1.admission;
     let (_, effects) = bench.accept();
     assert_eq!(reason(&effects), Admission::Refuse(RefuseReason::NoCpu));
     bench.on(Event::Sampled { cpu_percent: 5.0, workers: vec![] });
+    bench.live("a");
     let (_, effects) = bench.accept();
     assert_eq!(reason(&effects), Admission::Refuse(RefuseReason::HostCap));
 }
@@ -278,7 +305,7 @@ fn a_dead_workers_streams_go_to_the_standby_with_what_they_had() {
     let (session, worker) = bench.live("a");
     bench.now += SECOND;
     let death = Death::Signalled(9);
-    let effects = bench.on(Event::Died { generation: worker, death });
+    let effects = bench.on(died(worker, death));
     let (to, lease) = lease_in(&effects).unwrap();
     assert_ne!(to, worker);
     assert_eq!(lease.session, session);
@@ -295,7 +322,7 @@ fn a_closed_channel_does_not_hide_who_killed_the_process() {
     let worker = bench.spawned[0].1;
     let effects = bench.on(Event::ChannelLost { generation: worker, loss: Loss::Closed });
     assert!(!effects.contains(&Effect::Kill { generation: worker }));
-    bench.on(Event::Died { generation: worker, death: Death::Signalled(9) });
+    bench.on(died(worker, Death::Signalled(9)));
     let status = bench.core.status(bench.now);
     assert_eq!(status.workers[0].last_death.as_deref(), Some("killed by somebody else (SIGKILL)"));
 }
@@ -354,10 +381,12 @@ fn a_push_is_dialled_once_and_its_socket_goes_to_whoever_still_holds_the_session
     assert_eq!(effects, [Effect::Send { to: dialer, body: connect, fds: Fds::None }]);
     assert!(bench.says(worker, FromWorker::Dial { session, push }).is_empty());
     let connected = FromWorker::Connected { ticket: 1, outcome: Ok(()) };
-    assert_eq!(bench.says(worker, connected.clone()), [Effect::DropDialed { ticket: 1 }]);
-    bench.says(worker, FromWorker::Dial { session, push });
-    let ticket = 2;
-    let effects = bench.says(dialer, FromWorker::Connected { ticket, outcome: Ok(()) });
+    assert!(bench.says(worker, connected.clone()).is_empty(), "no worker answers a dial");
+    assert_eq!(bench.core.dials.len(), 1);
+    let ticket = 1;
+    let stray = FromWorker::Connected { ticket: 9, outcome: Ok(()) };
+    assert_eq!(bench.says(dialer, stray), [Effect::DropDialed { ticket: 9 }]);
+    let effects = bench.says(dialer, connected);
     let body = ToWorker::Dialed { session, push, outcome: Ok(()) };
     let fds = Fds::Dialed { session, push, ticket };
     assert_eq!(effects, [Effect::Send { to: worker, body, fds }]);
@@ -371,27 +400,33 @@ fn a_dead_dialer_answers_every_dial_with_its_absence() {
     let dialer = bench.spawned.iter().find(|(role, _)| *role == Role::Dialer).unwrap().1;
     let (session, worker) = bench.live("a");
     bench.says(worker, FromWorker::Dial { session, push: PushId(0) });
-    let effects = bench.on(Event::Died { generation: dialer, death: Death::Exited(104) });
+    let effects = bench.on(died(dialer, Death::Exited(104)));
     let body = ToWorker::Dialed { session, push: PushId(0), outcome: Err(DialError::NoDialer) };
     assert!(effects.contains(&Effect::Send { to: worker, body, fds: Fds::None }));
 }
 
 #[test]
-fn a_first_terminate_lets_streams_finish_and_a_second_ends_them() {
-    let mut bench = Bench::ready(Settings { workers: 1, standby: 0, ..settings() });
-    let (session, worker) = bench.live("a");
-    let effects = bench.on(Event::Terminate);
-    assert!(effects.contains(&Effect::StopListening));
-    let drain = Effect::Send { to: worker, body: ToWorker::Drain, fds: Fds::None };
-    assert!(effects.contains(&drain));
-    let effects = bench.on(Event::Terminate);
-    let body = ToWorker::End { session, reason: EndReason::Shutdown };
-    assert!(effects.contains(&Effect::Send { to: worker, body, fds: Fds::None }));
-    bench.says(worker, FromWorker::Ended { session, reason: EndReason::Shutdown });
-    let effects = bench.on(Event::Died { generation: worker, death: Death::Exited(0) });
-    let dialer = bench.spawned.iter().find(|(role, _)| *role == Role::Dialer).unwrap().1;
-    let drain = Effect::Send { to: dialer, body: ToWorker::Drain, fds: Fds::None };
-    assert!(effects.contains(&drain));
-    let effects = bench.on(Event::Died { generation: dialer, death: Death::Exited(0) });
-    assert!(effects.contains(&Effect::Leave(tasuki_shared::exit::Exit::Done)));
+fn only_a_session_its_worker_was_at_work_on_is_blamed_and_the_third_death_drops_it() {
+    let mut bench = Bench::ready(Settings { workers: 1, standby: 3, ..settings() });
+    let (poison, _) = bench.live("poison");
+    let (bystander, _) = bench.live("bystander");
+    for death in 1..=3 {
+        let worker = bench.core.sessions[&bystander].generation().unwrap();
+        assert_eq!(bench.core.sessions[&poison].generation(), Some(worker));
+        let effects = bench.on(Event::Died {
+            generation: worker,
+            death: Death::Signalled(11),
+            processing: BTreeSet::from([poison]),
+        });
+        assert_eq!(closes(&effects, poison), death == 3, "death {death}");
+        assert_eq!(bench.core.sessions[&bystander].blamed, 0);
+    }
+    assert!(bench.core.has_session(bystander));
+}
+
+#[test]
+fn a_worker_that_repeats_that_it_is_ready_is_announced_once() {
+    let mut bench = Bench::ready(settings());
+    let worker = bench.spawned[0].1;
+    assert!(bench.says(worker, FromWorker::Ready).is_empty());
 }

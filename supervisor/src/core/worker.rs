@@ -9,6 +9,9 @@
 //!  any of these ──we kill it──▶ Ending                                           Draining
 //!  any of these ──reaped──▶ Backoff{until} ──▶ Starting …       or Gone when the server leaves
 //! ```
+//! What is not reaped some seconds after its kill is given up: it keeps its slot, and loses its
+//! sessions.
+//!
 //! A generation is used by one process and never again. A process is the owner of its sessions
 //! until it is reaped, not until we kill it.
 
@@ -22,9 +25,9 @@ use tasuki_shared::exit::Exit;
 use tasuki_shared::id::{Generation, SessionId, SlotId};
 use tasuki_shared::kernel::Death;
 use tasuki_shared::limits::{
-    CHANNEL_CLOSED_GRACE, HEARTBEAT_DEADLINE, HELLO_DEADLINE, READY_DEADLINE,
+    CHANNEL_CLOSED_GRACE, HEARTBEAT_DEADLINE, HELLO_DEADLINE, READY_DEADLINE, REAP_DEADLINE,
 };
-use tasuki_shared::message::{PROTOCOL_VERSION, Role, ToWorker};
+use tasuki_shared::message::{EndReason, PROTOCOL_VERSION, Role, ToWorker};
 
 /// A stable place for a process.
 #[derive(Clone, Debug)]
@@ -43,7 +46,7 @@ pub enum State {
     Serving(Process),
     Draining(Process),
     /// Killed by us and not reaped yet.
-    Ending(Process, KillReason),
+    Ending(Process, KillReason, Reaping),
     /// Until then there is no process here.
     Backoff {
         until: Duration,
@@ -51,6 +54,16 @@ pub enum State {
     },
     /// No process will come here any more.
     Gone,
+}
+
+/// A process that hangs in the kernel does not die of SIGKILL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaping {
+    Awaited {
+        deadline: Duration,
+    },
+    /// Nobody waits for it any more. Its sessions were closed, for it still owns them.
+    GivenUp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +111,7 @@ impl Slot {
             | State::Standby(process)
             | State::Serving(process)
             | State::Draining(process)
-            | State::Ending(process, _) => Some(process),
+            | State::Ending(process, ..) => Some(process),
             State::Backoff { .. } | State::Gone => None,
         }
     }
@@ -109,9 +122,14 @@ impl Slot {
             | State::Standby(process)
             | State::Serving(process)
             | State::Draining(process)
-            | State::Ending(process, _) => Some(process),
+            | State::Ending(process, ..) => Some(process),
             State::Backoff { .. } | State::Gone => None,
         }
+    }
+
+    /// Is there a process whose end is worth waiting for?
+    pub fn is_alive(&self) -> bool {
+        self.process().is_some() && !matches!(self.state, State::Ending(.., Reaping::GivenUp))
     }
 
     pub const fn state_name(&self) -> &'static str {
@@ -177,12 +195,12 @@ impl<R: Rules> Core<R> {
         self.send(generation, body, Fds::None);
     }
 
-    pub(super) fn hello(&mut self, generation: Generation, version: u16) {
+    pub(super) fn hello(&mut self, now: Duration, generation: Generation, version: u16) {
         let Some(at) = self.slot_of(generation) else { return };
         if version != PROTOCOL_VERSION {
             let detail = format!("speaks version {version}, this server {PROTOCOL_VERSION}");
             self.announce_worker(at, Loudness::Error, "worker_incompatible", detail);
-            self.kill(at, KillReason::Channel);
+            self.kill(now, at, KillReason::Channel);
             return;
         }
         if let State::Starting(_, greeting) = &mut self.slots[at].state {
@@ -193,6 +211,10 @@ impl<R: Rules> Core<R> {
     pub(super) fn ready(&mut self, now: Duration, generation: Generation) {
         let Some(at) = self.slot_of(generation) else { return };
         let slot = &mut self.slots[at];
+        if !matches!(slot.state, State::Starting(_, Greeting::Heard)) {
+            self.ignored_frames += 1;
+            return;
+        }
         slot.state = match std::mem::replace(&mut slot.state, State::Gone) {
             State::Starting(process, Greeting::Heard) => match slot.role {
                 Role::Worker => State::Standby(process),
@@ -245,13 +267,13 @@ impl<R: Rules> Core<R> {
                     && matches!(
                         slot.state,
                         State::Starting(..)
-                            | State::Ending(..)
+                            | State::Ending(.., Reaping::Awaited { .. })
                             | State::Backoff { patience: Patience::Short, .. }
                     )
             })
     }
 
-    pub(super) fn kill(&mut self, at: usize, reason: KillReason) {
+    pub(super) fn kill(&mut self, now: Duration, at: usize, reason: KillReason) {
         let slot = &mut self.slots[at];
         let Some(generation) = slot.process().map(|process| process.generation) else { return };
         slot.state = match std::mem::replace(&mut slot.state, State::Gone) {
@@ -260,7 +282,7 @@ impl<R: Rules> Core<R> {
             | State::Serving(process)
             | State::Draining(process) => {
                 self.effects.push(Effect::Kill { generation });
-                State::Ending(process, reason)
+                State::Ending(process, reason, Reaping::Awaited { deadline: now + REAP_DEADLINE })
             }
             other @ (State::Ending(..) | State::Backoff { .. } | State::Gone) => other,
         };
@@ -278,7 +300,7 @@ impl<R: Rules> Core<R> {
             }
             Loss::Broken(error) => {
                 self.announce_worker(at, Loudness::Error, "worker_channel_broken", error.clone());
-                self.kill(at, KillReason::Channel);
+                self.kill(now, at, KillReason::Channel);
             }
         }
     }
@@ -287,8 +309,7 @@ impl<R: Rules> Core<R> {
         for at in 0..self.slots.len() {
             let closed = self.slots[at].process().and_then(|process| process.closed);
             if closed.is_some_and(|closed| now >= closed + CHANNEL_CLOSED_GRACE) {
-                self.kill(at, KillReason::Channel);
-                continue;
+                self.kill(now, at, KillReason::Channel);
             }
             match &self.slots[at].state {
                 State::Starting(process, greeting) => {
@@ -299,29 +320,58 @@ impl<R: Rules> Core<R> {
                     if now >= process.since + deadline {
                         let detail = format!("not ready after {deadline:?}");
                         self.announce_worker(at, Loudness::Error, "worker_hung", detail);
-                        self.kill(at, KillReason::Hung);
+                        self.kill(now, at, KillReason::Hung);
                     }
                 }
                 State::Standby(process) | State::Serving(process) | State::Draining(process) => {
                     if now >= process.heard + HEARTBEAT_DEADLINE {
                         let detail = format!("silent for {HEARTBEAT_DEADLINE:?}");
                         self.announce_worker(at, Loudness::Error, "worker_hung", detail);
-                        self.kill(at, KillReason::Hung);
+                        self.kill(now, at, KillReason::Hung);
                     }
                 }
                 State::Backoff { until, .. } if now >= *until => self.spawn(now, at),
+                State::Ending(.., Reaping::Awaited { deadline }) if now >= *deadline => {
+                    self.give_up(now, at);
+                }
                 State::Ending(..) | State::Backoff { .. } | State::Gone => {}
             }
         }
     }
 
+    /// The kernel does not let go of it. It may still read its sessions' sockets, so nobody else
+    /// can have them.
+    fn give_up(&mut self, now: Duration, at: usize) {
+        let detail = format!("not dead {REAP_DEADLINE:?} after SIGKILL; its sessions are closed");
+        self.announce_worker(at, Loudness::Error, "worker_unkillable", detail);
+        let slot = &mut self.slots[at];
+        let (role, mut sessions) = (slot.role, BTreeSet::new());
+        if let State::Ending(process, _, reaping) = &mut slot.state {
+            *reaping = Reaping::GivenUp;
+            sessions.clone_from(&process.sessions);
+        }
+        for session in sessions {
+            self.close(now, session, EndReason::WorkerDied);
+        }
+        match role {
+            Role::Worker => {}
+            Role::Dialer => self.dialer_died(),
+        }
+    }
+
     /// A process is reaped. Its sessions find a new owner first, then its slot a new process.
     /// `None`: it could not even be started.
-    pub(super) fn died(&mut self, now: Duration, generation: Generation, death: Option<Death>) {
+    pub(super) fn died(
+        &mut self,
+        now: Duration,
+        generation: Generation,
+        death: Option<Death>,
+        processing: &BTreeSet<SessionId>,
+    ) {
         let Some(at) = self.slot_of(generation) else { return };
         let was_draining = matches!(self.slots[at].state, State::Draining(_));
         let killed = match &self.slots[at].state {
-            State::Ending(_, reason) => Some(*reason),
+            State::Ending(_, reason, _) => Some(*reason),
             State::Starting(..)
             | State::Standby(_)
             | State::Serving(_)
@@ -333,7 +383,10 @@ impl<R: Rules> Core<R> {
         let expected = was_draining && cause == Cause::Exit(Exit::Done);
         let loudness = if expected { Loudness::Info } else { Loudness::Warn };
         self.announce_worker(at, loudness, "worker_died", cause.to_string());
-        let state = if self.stage == Stage::Running && !was_draining {
+        // While streams go on their pushes need a dialer.
+        let needed = self.stage == Stage::Running
+            || self.slots[at].role == Role::Dialer && self.pushes_go_on();
+        let state = if needed && !was_draining {
             let jitter = self.jitter.draw();
             let slot = &mut self.slots[at];
             let since = slot.process().map_or(now, |process| process.since);
@@ -357,7 +410,7 @@ impl<R: Rules> Core<R> {
         let sessions = slot.process_mut().map(|p| std::mem::take(&mut p.sessions));
         slot.state = state;
         match role {
-            Role::Worker => self.orphan(now, sessions.unwrap_or_default(), cause),
+            Role::Worker => self.orphan(now, sessions.unwrap_or_default(), cause, processing),
             Role::Dialer => self.dialer_died(),
         }
         self.staff(now);

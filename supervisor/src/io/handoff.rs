@@ -4,14 +4,16 @@
 //! nothing. They leave this table in one way: the session is closed, its sockets shut down first,
 //! because a worker's own dup would otherwise keep the connection open.
 
+use crate::core::event::Fds;
 use nix::sys::socket::{Shutdown, shutdown};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use tasuki_shared::id::{PushId, SessionId};
+use tasuki_shared::id::{Generation, PushId, SessionId};
 use tasuki_shared::memory;
-use tasuki_shared::message::Lease;
+use tasuki_shared::memory::session::Activity;
+use tasuki_shared::message::{Lease, Owner, ToWorker, Verdict};
 use tasuki_shared::plan::Plan;
 
 /// Everything held for one session.
@@ -59,6 +61,24 @@ impl Vault {
         self.sessions.insert(session, held);
     }
 
+    /// The fds that go with a frame, in their order.
+    pub fn attach(
+        &mut self,
+        body: &mut ToWorker,
+        fds: Fds,
+    ) -> Result<Vec<BorrowedFd<'_>>, HandoffError> {
+        match (fds, body) {
+            (Fds::Session(_), ToWorker::Adopt(lease)) => self.lease(lease),
+            (Fds::Logs(session), ToWorker::Verdict { verdict: Verdict::Allow(plan), .. }) => {
+                self.logs(session, plan)
+            }
+            (Fds::Dialed { session, push, ticket }, _) => {
+                Ok(vec![self.claim_dialed(session, push, ticket)?])
+            }
+            (Fds::None | Fds::Session(_) | Fds::Logs(_), _) => Ok(Vec::new()),
+        }
+    }
+
     /// The fds of a lease in their order. The owner word is the truth about the owner: what the
     /// lease expects is corrected by it, for a worker may have died between its CAS and its word.
     pub fn lease(&mut self, lease: &mut Lease) -> Result<Vec<BorrowedFd<'_>>, HandoffError> {
@@ -84,6 +104,20 @@ impl Vault {
             }
         }
         Ok(fds)
+    }
+
+    /// The sessions that this dead process owned and was at work on, as their memory says.
+    pub fn processing(&self, generation: Generation) -> BTreeSet<SessionId> {
+        let at_work = |memory: &OwnedFd| {
+            let owner = memory::session::read_owner(memory).ok().flatten();
+            let activity = memory::session::read_activity(memory).ok();
+            owner == Some(Owner::Held(generation)) && activity == Some(Activity::Processing)
+        };
+        let sessions = self.sessions.iter();
+        sessions
+            .filter(|(_, held)| held.memory.as_ref().is_some_and(at_work))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// The memfds of a plan in their order, made once.

@@ -1,5 +1,6 @@
 //! The shell's hands: each file does one thing to the outside world and decides nothing.
 
+pub mod event_log;
 pub mod handoff;
 pub mod listen;
 pub mod process;

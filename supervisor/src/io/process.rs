@@ -5,8 +5,11 @@
 
 use crate::core::event::{Event, Loss};
 use crate::event_loop::SharedShell;
-use std::os::fd::OwnedFd;
-use tasuki_shared::channel::ChannelError;
+use crate::io::spawn::Spawned;
+use crate::io::watch::watch;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use tasuki_shared::channel::{ChannelError, Fault};
 use tasuki_shared::id::Generation;
 use tasuki_shared::kernel;
 use tasuki_shared::limits::FRAMES_PER_TURN;
@@ -19,6 +22,16 @@ pub struct Watched {
     /// A dup of the channel's socket.
     pub channel: AsyncFd<OwnedFd>,
     pub pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Watched {
+    pub fn new(generation: Generation, spawned: &Spawned) -> io::Result<Self> {
+        Ok(Self {
+            generation,
+            channel: watch(spawned.channel.as_fd().try_clone_to_owned()?)?,
+            pidfd: watch(spawned.pidfd.try_clone()?)?,
+        })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,7 +75,7 @@ pub async fn serve(shell: SharedShell, watched: Watched) {
         while read(&shell, generation) == Read::More {}
     }
     drop(channel);
-    let death = kernel::reap(std::os::fd::AsFd::as_fd(pidfd.get_ref()));
+    let death = kernel::reap(pidfd.get_ref().as_fd());
     drop(pidfd);
     shell.borrow_mut().reaped(generation, death);
 }
@@ -84,6 +97,11 @@ fn read(shell: &SharedShell, generation: Generation) -> Read {
             }
             Ok(None) => return Read::Empty,
             Err(ChannelError::Closed) => Loss::Closed,
+            // What the fds came with is lost, and its deadline answers for it.
+            Err(error) if error.fault() == Fault::Ours => {
+                tracing::error!(%error, %generation, "a control frame is lost");
+                continue;
+            }
             Err(error) => Loss::Broken(error.to_string()),
         };
         shell.on(Event::ChannelLost { generation, loss });

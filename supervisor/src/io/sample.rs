@@ -1,13 +1,16 @@
-//! Measuring our processes and the host from /proc. Runs on a blocking thread: reading a big
-//! process's smaps takes milliseconds.
+//! Measuring our processes and the host from /proc, and the quota of our cgroup where there is one.
+//! Runs on a blocking thread: reading a big process's smaps takes milliseconds.
 
 use crate::core::event::Sample;
 use std::collections::HashMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tasuki_shared::clock;
 use tasuki_shared::id::Generation;
 use tasuki_shared::limits::{MEMORY_SAMPLE_COST_DIVISOR, MEMORY_SAMPLE_INTERVAL_MAX};
+
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// One round of measurements.
 #[derive(Debug, Default)]
@@ -20,6 +23,7 @@ pub struct Round {
 #[derive(Debug, Default)]
 pub struct Sampler {
     host: Option<HostTicks>,
+    quota: Option<QuotaUse>,
     processes: HashMap<Generation, Known>,
 }
 
@@ -37,6 +41,23 @@ struct HostTicks {
     busy: u64,
     /// Of all processors together.
     total: u64,
+    /// That `total` is the sum of.
+    processors: u64,
+}
+
+/// What a cgroup with a quota had used at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct QuotaUse {
+    used_us: u64,
+    at_us: u64,
+    quota: Quota,
+}
+
+/// Processor time per wall time (`cpu.max`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Quota {
+    quota_us: u64,
+    period_us: u64,
 }
 
 impl Sampler {
@@ -45,9 +66,12 @@ impl Sampler {
         let elapsed = host.zip(self.host).map(|(now, before)| HostTicks {
             busy: now.busy.saturating_sub(before.busy),
             total: now.total.saturating_sub(before.total),
+            processors: now.processors,
         });
         self.host = host;
-        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let quota = own_cgroup().and_then(|cgroup| quota_use(Path::new(CGROUPS), &cgroup));
+        let of_quota = quota.zip(self.quota).map_or(0.0, |(now, before)| now.percent_since(before));
+        self.quota = quota;
         let mut before = std::mem::take(&mut self.processes);
         let mut workers = Vec::with_capacity(processes.len());
         for (generation, pid) in processes {
@@ -57,14 +81,15 @@ impl Sampler {
             let used = used.map(|(now, before)| now.saturating_sub(before));
             if let (Some(used), Some(elapsed)) = (used, elapsed) {
                 // /proc/stat counts all processors: a share of one is that many times more.
-                now.memory.cpu_percent =
-                    percent(used.saturating_mul(processors as u64), elapsed.total);
+                let used = used.saturating_mul(elapsed.processors);
+                now.memory.cpu_percent = percent(used, elapsed.total);
             }
             self.processes.insert(*generation, now);
             workers.push((*generation, now.memory));
         }
-        let cpu_percent = elapsed.map_or(0.0, |elapsed| percent(elapsed.busy, elapsed.total));
-        Round { cpu_percent, workers }
+        let of_host = elapsed.map_or(0.0, |elapsed| percent(elapsed.busy, elapsed.total));
+        // Whichever is nearer to its end is what streams wait for.
+        Round { cpu_percent: of_host.max(of_quota), workers }
     }
 }
 
@@ -83,6 +108,49 @@ impl Known {
         let memory_due = began + pause.min(MEMORY_SAMPLE_INTERVAL_MAX);
         Some(Self { ticks, memory, memory_due })
     }
+}
+
+impl QuotaUse {
+    fn percent_since(self, before: Self) -> f32 {
+        let used = self.used_us.saturating_sub(before.used_us);
+        let wall = self.at_us.saturating_sub(before.at_us);
+        let Quota { quota_us, period_us } = self.quota;
+        percent(used.saturating_mul(period_us), wall.saturating_mul(quota_us))
+    }
+}
+
+/// Our place in the unified hierarchy (cgroups(7)), relative to its mount.
+fn own_cgroup() -> Option<PathBuf> {
+    cgroup_in(&fs::read_to_string("/proc/self/cgroup").ok()?)
+}
+
+fn cgroup_in(text: &str) -> Option<PathBuf> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    // A process outside of its cgroup namespace's root; nothing is to be found there.
+    (!path.split('/').any(|part| part == "..")).then(|| PathBuf::from(path))
+}
+
+/// The tightest quota on the way from our cgroup to the root, with what its cgroup has used.
+fn quota_use(root: &Path, cgroup: &Path) -> Option<QuotaUse> {
+    let found = cgroup.ancestors().filter_map(|at| {
+        let directory = root.join(at);
+        let quota = parse_quota(&fs::read_to_string(directory.join("cpu.max")).ok()?)?;
+        let used = fs::read_to_string(directory.join("cpu.stat")).ok()?;
+        let used_us = used.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
+        let used_us = used_us.trim().parse().ok()?;
+        Some(QuotaUse { used_us, at_us: clock::monotonic_us(), quota })
+    });
+    found.min_by_key(|used| percent_of_one(used.quota))
+}
+
+fn percent_of_one(quota: Quota) -> u64 {
+    quota.quota_us.saturating_mul(100) / quota.period_us.max(1)
+}
+
+/// "max 100000" is no quota.
+fn parse_quota(text: &str) -> Option<Quota> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    Some(Quota { quota_us: quota.parse().ok()?, period_us: period.parse().ok()? })
 }
 
 fn memory(pid: i32) -> Option<Sample> {
@@ -121,7 +189,12 @@ fn host_ticks(text: &str) -> Option<HostTicks> {
         line.split_ascii_whitespace().take(8).map(|field| field.parse().unwrap_or(0)).collect();
     let total = ticks.iter().sum();
     let idle = ticks.get(3)? + ticks.get(4)?;
-    Some(HostTicks { busy: u64::saturating_sub(total, idle), total })
+    // Not what this process may use: `total` is the sum over the processors listed here.
+    let listed = text.lines().filter(|line| {
+        line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    });
+    let processors = u64::try_from(listed.count()).unwrap_or(u64::MAX).max(1);
+    Some(HostTicks { busy: u64::saturating_sub(total, idle), total, processors })
 }
 
 fn percent(part: u64, whole: u64) -> f32 {
@@ -144,8 +217,31 @@ mod tests {
 
     #[test]
     fn idle_and_waiting_for_disks_are_not_busy_and_guests_count_once() {
-        let text = "cpu  100 0 50 800 40 5 5 0 70 0\ncpu0 1 2 3\n";
-        assert_eq!(host_ticks(text), Some(HostTicks { busy: 160, total: 1000 }));
+        let text = "cpu  100 0 50 800 40 5 5 0 70 0\ncpu0 1 2 3\ncpu1 1 2 3\nintr 5\n";
+        let expected = HostTicks { busy: 160, total: 1000, processors: 2 };
+        assert_eq!(host_ticks(text), Some(expected));
+    }
+
+    #[test]
+    fn the_tightest_quota_on_the_way_to_the_root_counts() {
+        let root = std::env::temp_dir().join(format!("tasuki-cgroup-{}", std::process::id()));
+        let own = root.join("slice/service");
+        fs::create_dir_all(&own).unwrap();
+        fs::write(own.join("cpu.max"), "max 100000\n").unwrap();
+        fs::write(own.join("cpu.stat"), "usage_usec 5\n").unwrap();
+        fs::write(root.join("slice/cpu.max"), "50000 100000\n").unwrap();
+        fs::write(root.join("slice/cpu.stat"), "usage_usec 7000\nuser_usec 1\n").unwrap();
+        let found = quota_use(&root, &cgroup_in("1:x:/\n0::/slice/service\n").unwrap()).unwrap();
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(found.quota, Quota { quota_us: 50_000, period_us: 100_000 });
+        assert_eq!(found.used_us, 7000);
+        let later = QuotaUse { used_us: 7000 + 250_000, at_us: found.at_us + 1_000_000, ..found };
+        let percent = later.percent_since(found);
+        assert!(
+            (percent - 50.0).abs() < 0.1,
+            "a quarter of a second of half a processor: {percent}"
+        );
+        assert_eq!(cgroup_in("0::/../x"), None);
     }
 
     #[test]

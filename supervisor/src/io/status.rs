@@ -1,7 +1,9 @@
 //! The status socket: JSON lines for the command line and whoever watches.
 //!
-//! Only our own uid and root are answered. Lines, clients and waiting events are bounded; a client
-//! that does not read is dropped, and never slows the supervisor down.
+//! Who may ask is the kernel's affair (connecting needs write permission on the socket, unix(7)) and,
+//! while the mode names the owner alone, ours too: then only our own uid and root are answered.
+//! Lines, clients and waiting events are bounded; a client that does not read or ask is dropped, and
+//! never slows the supervisor down.
 
 use crate::event_loop::SharedShell;
 use interprocess::local_socket::prelude::*;
@@ -12,10 +14,12 @@ use interprocess::local_socket::{GenericFilePath, ListenerOptions};
 use interprocess::os::unix::local_socket::ListenerOptionsExt;
 use std::cell::Cell;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::rc::Rc;
-use tasuki_shared::limits::{STATUS_CLIENTS_MAX, STATUS_LINE_BYTES_MAX, STATUS_WRITE_DEADLINE};
+use tasuki_shared::limits::{
+    STATUS_CLIENTS_MAX, STATUS_LINE_BYTES_MAX, STATUS_REQUEST_DEADLINE, STATUS_WRITE_DEADLINE,
+};
 use tasuki_shared::status::{Reply, Request};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::broadcast;
@@ -27,6 +31,8 @@ pub enum StatusError {
     Occupied { path: String },
     #[error("{path}: is there and is no socket")]
     NotASocket { path: String },
+    #[error("{path}: not a safe directory for the status socket: {reason}")]
+    Directory { path: String, reason: &'static str },
     #[error("{path}: {source}")]
     Io {
         path: String,
@@ -40,8 +46,12 @@ pub fn bind(path: &Path, mode: u32) -> Result<Listener, StatusError> {
     let text = || path.display().to_string();
     let failed = |source| StatusError::Io { path: text(), source };
     if let Some(directory) = path.parent() {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(failed)?;
+        let access = if mode & 0o060 == 0 { 0o700 } else { 0o750 };
+        let made = std::fs::DirBuilder::new().recursive(true).mode(access).create(directory);
+        // What stands there instead is named by the check.
+        made.or_else(|error| if directory.exists() { Ok(()) } else { Err(error) })
+            .map_err(failed)?;
+        check_directory(directory, nix::unistd::geteuid().as_raw())?;
     }
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => {
@@ -61,12 +71,48 @@ pub fn bind(path: &Path, mode: u32) -> Result<Listener, StatusError> {
     ListenerOptions::new().name(name).mode(mode).create_tokio().map_err(failed)
 }
 
+/// In a directory where others may write, the socket could be theirs.
+fn check_directory(directory: &Path, uid: u32) -> Result<(), StatusError> {
+    const WRITABLE_BY_OTHERS: u32 = 0o022;
+    const STICKY: u32 = 0o1000;
+    let refuse =
+        |reason| Err(StatusError::Directory { path: directory.display().to_string(), reason });
+    // In a place where everybody may make names, a link could lead anywhere.
+    let shared_parent = directory
+        .parent()
+        .and_then(|parent| std::fs::metadata(parent).ok())
+        .is_some_and(|parent| parent.mode() & WRITABLE_BY_OTHERS != 0);
+    let metadata = if shared_parent {
+        std::fs::symlink_metadata(directory)
+    } else {
+        std::fs::metadata(directory)
+    };
+    let metadata = metadata
+        .map_err(|source| StatusError::Io { path: directory.display().to_string(), source })?;
+    let owner = metadata.uid();
+    if !metadata.is_dir() {
+        refuse("it is no directory")
+    } else if owner != uid && (shared_parent || owner != 0) {
+        refuse("it belongs to another user")
+    } else if metadata.mode() & WRITABLE_BY_OTHERS != 0 && metadata.mode() & STICKY == 0 {
+        refuse("other users may write to it")
+    } else {
+        Ok(())
+    }
+}
+
 /// Answers clients until the task is aborted.
-pub async fn serve(shell: SharedShell, listener: Listener) {
+pub async fn serve(shell: SharedShell, listener: Listener, mode: u32) {
     let clients = Rc::new(Cell::new(0));
     loop {
         match listener.accept().await {
-            Ok(stream) if clients.get() < STATUS_CLIENTS_MAX && is_ours(&stream) => {
+            Ok(stream) if !(mode & 0o060 != 0 || is_ours(&stream)) => drop(stream),
+            Ok(stream) if clients.get() >= STATUS_CLIENTS_MAX => {
+                let reason = format!("{STATUS_CLIENTS_MAX} clients are connected already");
+                // The buffer of a new connection takes a line at once; if not, it is not told.
+                let _ = answer(&stream, &Reply::Refused { reason }).await;
+            }
+            Ok(stream) => {
                 let seat = Seat::take(&clients);
                 let shell = shell.clone();
                 tokio::task::spawn_local(async move {
@@ -75,7 +121,6 @@ pub async fn serve(shell: SharedShell, listener: Listener) {
                     let _ = converse(shell, stream).await;
                 });
             }
-            Ok(_) => {}
             Err(error) => {
                 tracing::warn!(%error, "status socket");
                 tokio::time::sleep(tasuki_shared::limits::ACCEPT_PAUSE).await;
@@ -110,7 +155,10 @@ async fn converse(shell: SharedShell, stream: Stream) -> io::Result<()> {
     loop {
         line.clear();
         let most = u64::try_from(STATUS_LINE_BYTES_MAX).unwrap_or(u64::MAX);
-        let read = (&mut receiver).take(most).read_until(b'\n', &mut line).await?;
+        let mut request = (&mut receiver).take(most);
+        let asked = request.read_until(b'\n', &mut line);
+        let asked = tokio::time::timeout(STATUS_REQUEST_DEADLINE, asked).await;
+        let read = asked.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         if read == 0 {
             return Ok(());
         }
@@ -167,4 +215,55 @@ async fn answer(mut stream: &Stream, reply: &Reply) -> io::Result<()> {
     tokio::time::timeout(STATUS_WRITE_DEADLINE, stream.write_all(&line))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::PathBuf;
+
+    /// A directory of this test's own, removed with it.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(name: &str, mode: u32) -> Self {
+            let path =
+                std::env::temp_dir().join(format!("tasuki-status-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn reason(directory: &Path, uid: u32) -> &'static str {
+        match check_directory(directory, uid) {
+            Err(StatusError::Directory { reason, .. }) => reason,
+            other @ (Ok(()) | Err(_)) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_directory_that_others_own_link_or_write_to_is_refused_by_name() {
+        let uid = nix::unistd::geteuid().as_raw();
+        let own = Place::new("own", 0o700);
+        assert!(check_directory(&own.0, uid).is_ok());
+        assert_eq!(reason(&own.0, uid + 1), "it belongs to another user");
+        let open = Place::new("open", 0o777);
+        assert_eq!(reason(&open.0, uid), "other users may write to it");
+        let linked = open.0.join("link");
+        symlink(&own.0, &linked).unwrap();
+        assert_eq!(reason(&linked, uid), "it is no directory");
+        let sticky = Place::new("sticky", 0o1777);
+        assert!(check_directory(&sticky.0, uid).is_ok());
+        let file = own.0.join("file");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(reason(&file, uid), "it is no directory");
+    }
 }

@@ -18,6 +18,8 @@ const NAME: &str = "demo";
 const LIVE_BOUND: Duration = Duration::from_secs(20);
 /// The renditions' ends reach the origin after the publisher's.
 const END_BOUND: Duration = Duration::from_secs(30);
+/// Without `--seconds`: the origin records everything, and a disk is finite.
+const SECONDS_DEFAULT: u32 = 600;
 /// Progress is shown every so many frames.
 const PROGRESS_FRAMES: u32 = 150;
 
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
 
 fn demo(run: &RunDirectory) -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let seconds = named::number(&arguments, "seconds", u32::MAX)?;
+    let seconds = named::number(&arguments, "seconds", SECONDS_DEFAULT)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
@@ -86,6 +88,9 @@ fn demo(run: &RunDirectory) -> Result<()> {
         .map(|rung| measure(&origin, &rung.label, recipe.fps))
         .collect();
     print_table(&arrived);
+    if let Some(sentence) = explain_missing(&session, &arrived) {
+        println!("\n{sentence}");
+    }
     ensure!(!arrived.is_empty(), "the session had no renditions");
     let faults: Vec<String> = arrived
         .iter()
@@ -126,8 +131,11 @@ fn publish(
     if let Some(error) = failure {
         return Err(error);
     }
-    if session.is_none() {
-        session = Some(server.wait_live(NAME, LIVE_BOUND)?);
+    // What it dropped is only known at the end; a session that has ended was last seen before.
+    match server.wait_live(NAME, LIVE_BOUND) {
+        Ok(live) => session = Some(live),
+        Err(error) if session.is_none() => return Err(error),
+        Err(_) => {}
     }
     let stamped = generator.stamped();
     generator.finish(END_BOUND)?;
@@ -191,6 +199,7 @@ fn measure_into(line: &mut Arrived, origin: &Origin, fps: u32) -> Result<()> {
         line.fps = f64::from(intervals) / (last.pts_s - first.pts_s);
     }
     let numbers = decoded.numbers();
+    ensure!(numbers.iter().any(Option::is_some), "none of its frames can be recognised");
     let mut readable = numbers.iter().copied().flatten();
     if let (Some(first), Some(last)) = (readable.next(), readable.next_back())
         && let Err(difference) = frames::check_exactly_once_in_order(&numbers, first..=last)
@@ -201,6 +210,29 @@ fn measure_into(line: &mut Arrived, origin: &Origin, fps: u32) -> Result<()> {
     line.skew_ms =
         Some(skew::of_decoded(&decoded.pictures, &frames::sound(&file)?, fps)?.median_ms());
     Ok(())
+}
+
+/// Why frames are missing, if any are.
+fn explain_missing(session: &SessionStatus, arrived: &[Arrived]) -> Option<String> {
+    let missing: usize = arrived.iter().map(|line| line.missing).sum();
+    if missing == 0 {
+        return None;
+    }
+    let rungs = session.rungs.iter().filter(|rung| rung.state == "dropped");
+    let rungs: Vec<_> = rungs.map(|rung| rung.label.as_str()).collect();
+    Some(if session.frames_dropped == 0 && rungs.is_empty() {
+        format!("{missing} frames are missing, and the server reported no overload.")
+    } else {
+        let mut text = format!(
+            "{missing} frames are missing because this machine was overloaded: the server dropped \
+             {} frames before decoding",
+            session.frames_dropped
+        );
+        if !rungs.is_empty() {
+            text.push_str(&format!(" and gave up {}", rungs.join(", ")));
+        }
+        text + ". A faster or idle machine shows all of them."
+    })
 }
 
 fn print_table(arrived: &[Arrived]) {

@@ -18,7 +18,7 @@ const ASKED: u32 = 2;
 const PUBLISHING: u32 = 3;
 const OVER: u32 = 4;
 
-pub(super) const REASONS: [RefuseReason; 12] = [
+pub(super) const REASONS: [RefuseReason; 13] = [
     RefuseReason::NoSlot,
     RefuseReason::NoCpu,
     RefuseReason::HostCap,
@@ -31,6 +31,7 @@ pub(super) const REASONS: [RefuseReason; 12] = [
     RefuseReason::AlreadyPublishing,
     RefuseReason::NoWorker,
     RefuseReason::PlayUnsupported,
+    RefuseReason::NoResource,
 ];
 
 /// A reason as it is stored. Numbers are never reused; 0 is none.
@@ -48,6 +49,7 @@ const fn number_of(reason: RefuseReason) -> u32 {
         RefuseReason::AlreadyPublishing => 10,
         RefuseReason::NoWorker => 11,
         RefuseReason::PlayUnsupported => 12,
+        RefuseReason::NoResource => 13,
     }
 }
 

@@ -95,6 +95,7 @@ fn status() -> Status {
         sessions: vec![session, waiting],
         refusals: BTreeMap::from([("stream key not accepted".into(), 3)]),
         sessions_total: 12,
+        ignored_frames: 0,
     }
 }
 
