@@ -15,6 +15,7 @@ use tasuki_shared::log_output::{Admit, RateLimit};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Source {
     Peer(IpAddr),
+    Stream(String),
     Worker(String),
     Server,
 }
@@ -23,6 +24,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Peer(address) => write!(f, "{address}"),
+            Self::Stream(name) => write!(f, "stream {name}"),
             Self::Worker(worker) => f.write_str(worker),
             Self::Server => f.write_str("the server"),
         }
@@ -81,13 +83,14 @@ impl EventLog {
 }
 
 fn source(announcement: &Announcement) -> Source {
-    match (announcement.peer, &announcement.worker) {
-        (Some(peer), _) => Source::Peer(peer),
+    match (announcement.peer, &announcement.name, &announcement.worker) {
+        (Some(peer), _, _) => Source::Peer(peer),
+        (None, Some(name), _) => Source::Stream(name.clone()),
         // A slot, not a process: one that dies at once is one source.
-        (None, Some(worker)) => {
+        (None, None, Some(worker)) => {
             Source::Worker(worker.split('/').next().unwrap_or(worker).to_owned())
         }
-        (None, None) => Source::Server,
+        (None, None, None) => Source::Server,
     }
 }
 
@@ -127,6 +130,16 @@ mod tests {
         assert_eq!(log.admit(Duration::ZERO, &refused("192.0.2.2")), fresh);
         let told = log.admit(LOG_RATE_WINDOW, &refused("192.0.2.1"));
         assert_eq!(told, Admit::Allow { suppressed: 1000 - u64::from(LOG_RATE_EVENTS_MAX) });
+    }
+
+    #[test]
+    fn many_streams_that_begin_at_once_are_all_logged() {
+        let mut log = EventLog::default();
+        for number in 0..500 {
+            let mut live = Announcement::new(Loudness::Info, "session_live", "");
+            live.name = Some(format!("cam-{number}"));
+            assert_eq!(log.admit(Duration::ZERO, &live), Admit::Allow { suppressed: 0 });
+        }
     }
 
     #[test]

@@ -74,6 +74,7 @@ pub fn bind(path: &Path, mode: u32) -> Result<Listener, StatusError> {
 /// In a directory where others may write, the socket could be theirs.
 fn check_directory(directory: &Path, uid: u32) -> Result<(), StatusError> {
     const WRITABLE_BY_OTHERS: u32 = 0o022;
+    const WRITABLE_BY_ALL: u32 = 0o002;
     const STICKY: u32 = 0o1000;
     let refuse =
         |reason| Err(StatusError::Directory { path: directory.display().to_string(), reason });
@@ -81,7 +82,7 @@ fn check_directory(directory: &Path, uid: u32) -> Result<(), StatusError> {
     let shared_parent = directory
         .parent()
         .and_then(|parent| std::fs::metadata(parent).ok())
-        .is_some_and(|parent| parent.mode() & WRITABLE_BY_OTHERS != 0);
+        .is_some_and(|parent| parent.mode() & WRITABLE_BY_ALL != 0);
     let metadata = if shared_parent {
         std::fs::symlink_metadata(directory)
     } else {
@@ -90,11 +91,13 @@ fn check_directory(directory: &Path, uid: u32) -> Result<(), StatusError> {
     let metadata = metadata
         .map_err(|source| StatusError::Io { path: directory.display().to_string(), source })?;
     let owner = metadata.uid();
+    let forbidden = if shared_parent { WRITABLE_BY_OTHERS } else { WRITABLE_BY_ALL };
     if !metadata.is_dir() {
         refuse("it is no directory")
     } else if owner != uid && (shared_parent || owner != 0) {
         refuse("it belongs to another user")
-    } else if metadata.mode() & WRITABLE_BY_OTHERS != 0 && metadata.mode() & STICKY == 0 {
+    // Where the user's own group may write, by the umask of many, is no place of strangers.
+    } else if metadata.mode() & forbidden != 0 && metadata.mode() & STICKY == 0 {
         refuse("other users may write to it")
     } else {
         Ok(())
