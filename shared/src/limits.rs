@@ -76,8 +76,9 @@ pub const PUSHES_MAX: usize = 16;
 pub const BLUR_RECTS_MAX: usize = 16;
 
 // Pipeline.
-/// Decoded or scaled frames between two stages.
-pub const STAGE_QUEUE_FRAMES_MAX: usize = 4;
+/// Decoded or scaled frames between two stages: enough for both to work at once. What is behind
+/// waits in the source log, compressed.
+pub const STAGE_QUEUE_FRAMES_MAX: usize = 2;
 /// What a pipeline has finished and nobody has fetched; beyond it the media thread waits.
 pub const PIPELINE_OUTPUTS_MAX: usize = 64;
 /// Packets inside a decoder; the oldest beyond it is given up.

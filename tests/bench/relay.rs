@@ -1,7 +1,9 @@
 //! Pass-through: CPU per stream of all of Tasuki's processes, against nginx-rtmp's relay.
 //!
 //! The same publishers send the same bytes; each server sends every stream on to an origin of the
-//! same kind. Rounds alternate. Measured is a window in which all streams are on their way.
+//! same kind. Rounds alternate. Measured is a window in which all streams are on their way, and by
+//! default have been for so long that Tasuki's logs are past their first lap, as those of any stream
+//! are that has lived for half a minute; `--settle 4` measures the first lap.
 
 use crate::fleet::{Fleet, Sent};
 use crate::measure::{Spread, cpu_of_tree};
@@ -25,14 +27,19 @@ const KBPS: u32 = 2500;
 const FPS: u32 = 30;
 /// Streams arrive at the origin within this.
 const START_BOUND: Duration = Duration::from_secs(20);
-/// Before the window: keyframes are found, buffers are touched for the first time.
-const SETTLE: Duration = Duration::from_secs(4);
+/// One lap of the default source log, 8 MiB, at the streams' bitrate takes 27 s.
+const SETTLE_SECONDS: u32 = 28;
+/// From a publisher's start to the window, beside the time to settle.
+const START_SECONDS: u32 = 20;
+/// nginx-rtmp pings after 30 s and gives up on who does not answer after 60; these do not.
+const RUN_SECONDS_MAX: u32 = 55;
 /// What of the sent bytes must have arrived in the window.
 const ARRIVED_LEAST: f64 = 0.97;
 
 #[derive(Clone, Copy)]
 struct Task {
     streams: usize,
+    settle: Duration,
     window: Duration,
 }
 
@@ -54,8 +61,14 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let rounds = named::number(arguments, "rounds", 5)?;
     let streams = usize::try_from(named::number(arguments, "streams", 50)?)?;
     let seconds = named::number(arguments, "seconds", 10)?;
-    let task = Task { streams, window: Duration::from_secs(u64::from(seconds)) };
-    let tags = Arc::new(padded(seconds + 30)?);
+    let settle = named::number(arguments, "settle", SETTLE_SECONDS)?;
+    ensure!(settle + seconds <= RUN_SECONDS_MAX, "more than {RUN_SECONDS_MAX} s");
+    let task = Task {
+        streams,
+        settle: Duration::from_secs(u64::from(settle)),
+        window: Duration::from_secs(u64::from(seconds)),
+    };
+    let tags = Arc::new(padded(settle + seconds + START_SECONDS)?);
     let run = RunDirectory::new("relay")?;
     println!("{streams} streams of {KBPS} kb/s, a window of {seconds} s, {rounds} rounds");
     println!("round  tasuki %/stream  nginx %/stream  ratio  latest send ms (both)");
@@ -135,7 +148,7 @@ fn measure(
         fleet.must_run()?;
         Ok((arrived(sink)?.len() == task.streams).then_some(()))
     })?;
-    clock::pause(SETTLE);
+    clock::pause(task.settle);
     let before = arrived(sink)?;
     let (begin, cpu_before) = (clock::now(), cpu_of_tree(root)?);
     clock::pause(task.window);

@@ -365,3 +365,24 @@ fn unwatch(epoll: &Epoll, entry: &Entry) {
         let _gone_already = epoll.delete(entry.session.socket().as_fd());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only a session that both came and went in one turn is told of once.
+    #[test]
+    fn a_brief_session_is_told_of_by_its_end_alone() {
+        let [brief, stays, left] = [1, 2, 3].map(|counter| SessionId { epoch: 1, counter });
+        let adopted = |session| (FromWorker::Adopted { session }, Vec::new());
+        let ended = |session| {
+            let reason = EndReason::PeerClosed;
+            (FromWorker::Ended { session, reason }, Vec::new())
+        };
+        let mut outbox = vec![adopted(brief), adopted(stays), ended(left), ended(brief)];
+        forget_brief_adoptions(&mut outbox);
+        let said: Vec<String> = outbox.iter().map(|(message, _)| format!("{message:?}")).collect();
+        let expected = [adopted(stays), ended(left), ended(brief)];
+        assert_eq!(said, expected.map(|(message, _)| format!("{message:?}")));
+    }
+}

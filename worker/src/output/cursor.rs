@@ -466,3 +466,48 @@ fn waited_ms(log: &LogWriter, entry: &Entry) -> i64 {
 fn header(log: LogName, id: u32, kind: HeaderKind, dts_ms: i64) -> Next {
     Next::Header { log, id, kind, dts_ms }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tasuki_shared::memory::log::{self, LogHeads};
+    use tasuki_shared::plan::LogSize;
+
+    fn logs() -> Logs {
+        let fd = log::create(LogSize { payload_bytes: 1 << 20, index_entries: 256 }).unwrap();
+        let source = LogWriter::resume(&fd, LogHeads::empty()).unwrap();
+        Logs { source, audio: None, rungs: Vec::new() }
+    }
+
+    fn put(logs: &mut Logs, kind: EntryKind, dts_ms: i64) {
+        logs.source.put(&[b"payload"], kind, dts_ms, 0, 0).unwrap();
+    }
+
+    fn sent(cursor: &mut Cursor, logs: &Logs, end: StreamEnd) -> Vec<i64> {
+        std::iter::from_fn(|| cursor.next(logs, end))
+            .filter_map(|next| match next {
+                Next::Packet { entry, .. } => Some(entry.dts_ms),
+                Next::Header { .. } => None,
+            })
+            .collect()
+    }
+
+    /// Sound goes out with the next picture; without one, or at the end, by itself.
+    #[test]
+    fn sound_waits_for_a_picture_but_not_for_long() {
+        let (mut logs, mut cursor) = (logs(), Cursor::new(Feed::Source));
+        put(&mut logs, EntryKind::VideoIdr, 0);
+        assert_eq!(sent(&mut cursor, &logs, StreamEnd::Going), [0]);
+        put(&mut logs, EntryKind::Audio, 21);
+        assert_eq!(sent(&mut cursor, &logs, StreamEnd::Going), Vec::<i64>::new());
+        put(&mut logs, EntryKind::VideoInter, 33);
+        assert_eq!(sent(&mut cursor, &logs, StreamEnd::Going), [21, 33]);
+        put(&mut logs, EntryKind::Audio, 42);
+        assert_eq!(sent(&mut cursor, &logs, StreamEnd::Going), Vec::<i64>::new());
+        put(&mut logs, EntryKind::Audio, 33 + AUDIO_JOINS_VIDEO_MS);
+        assert_eq!(sent(&mut cursor, &logs, StreamEnd::Going), [42, 33 + AUDIO_JOINS_VIDEO_MS]);
+        put(&mut logs, EntryKind::VideoInter, 100);
+        put(&mut logs, EntryKind::Audio, 110);
+        assert_eq!(sent(&mut cursor, &logs, StreamEnd::Over), [100, 110]);
+    }
+}
