@@ -115,7 +115,9 @@ impl Echo {
             ToWorker::Adopt(lease) => {
                 let own = if lease.live.is_some() { 6 } else { 2 };
                 assert_eq!(fds.len(), own, "socket, session memory, and four logs when live");
-                self.held.push((lease.session, TcpStream::from(fds.swap_remove(0))));
+                let socket = TcpStream::from(fds.swap_remove(0));
+                socket.set_nonblocking(true).unwrap();
+                self.held.push((lease.session, socket));
                 self.say(FromWorker::Adopted { session: lease.session });
             }
             ToWorker::End { session, reason } => {

@@ -476,7 +476,7 @@ mod tests {
     fn logs() -> Logs {
         let fd = log::create(LogSize { payload_bytes: 1 << 20, index_entries: 256 }).unwrap();
         let source = LogWriter::resume(&fd, LogHeads::empty()).unwrap();
-        Logs { source, audio: None, rungs: Vec::new() }
+        Logs { source, audio: None, rungs: Vec::new(), pipeline: PipelineState::Empty }
     }
 
     fn put(logs: &mut Logs, kind: EntryKind, dts_ms: i64) {
