@@ -282,8 +282,10 @@ fn a_second_publisher_takes_a_name_over_where_that_is_configured() {
         let mut server = Server::start(run.path(), &setup)?;
         let old_recipe = Recipe::small(40);
         let mut first = publish(run.path(), "first", &old_recipe, &server.url(NAME))?;
+        // Two seconds of it: the origin names its recordings by the second.
         let old = server.wait_status("frames of the first", BOUND, |status| {
-            status.sessions.iter().find(|s| s.frames_out > 0).map(|s| s.id.clone())
+            let mut sessions = status.sessions.iter();
+            sessions.find(|s| s.frames_out > 0 && s.uptime_ms > 2_000).map(|s| s.id.clone())
         })?;
         for label in ["source", "72p"] {
             origin.wait_published(&format!("cam_{label}"), BOUND)?;

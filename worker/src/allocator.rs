@@ -2,7 +2,7 @@
 //!
 //! The build exports jemalloc under malloc's own names, so C libraries use it too. What it
 //! keeps after a purge is what the process really holds; `muzzy_decay_ms:0` keeps lazily freed
-//! pages out of the figures.
+//! pages out of the figures, and `thp:never` keeps huge pages from holding what nobody uses.
 
 use std::ffi::{CStr, c_void};
 use tikv_jemallocator::Jemalloc;
@@ -12,7 +12,7 @@ static GLOBAL: Jemalloc = Jemalloc;
 
 /// Read by jemalloc before `main`. Profiling is built in and off until it is switched on.
 const CONF: &CStr =
-    c"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,prof:true,prof_active:false";
+    c"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,thp:never,prof:true,prof_active:false";
 
 /// A pointer to the configuration, as jemalloc's symbol wants it.
 #[repr(transparent)]

@@ -22,7 +22,7 @@ pub use encoder::{ForceIdr, VideoEncoder, VideoEncoderSettings};
 pub use frame::{Colour, Frame, FramePool, PixelLayout, Plane, PlaneMut, Ratio};
 pub use log::redirect_log;
 pub use resample::Resampler;
-pub use scale::{Scaler, Target};
+pub use scale::{Kernel, Scaler, Target};
 
 use ffmpeg_sys_next as ffi;
 use std::ffi::{CStr, c_int};

@@ -1,4 +1,4 @@
-//! Scaling and conversion to 8-bit 4:2:0 with swscale's area filter.
+//! Scaling and conversion to 8-bit 4:2:0 with swscale.
 
 use super::{Frame, LibavError, check};
 use ffi::AVPixelFormat as P;
@@ -14,11 +14,30 @@ pub struct Target {
     pub height: u32,
 }
 
+/// How samples become others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// The mean of what a sample covers: cheap, and right for large steps down.
+    Area,
+    /// For a picture that was scaled already: a second mean would blur it.
+    Bicubic,
+}
+
+impl Kernel {
+    fn flags(self) -> c_int {
+        match self {
+            Self::Area => ffi::SWS_AREA as c_int,
+            Self::Bicubic => ffi::SWS_BICUBIC as c_int,
+        }
+    }
+}
+
 /// A scaler from one size and format to another. Rebuilt by its owner when the source changes.
 pub struct Scaler {
     context: *mut ffi::SwsContext,
     source: (u32, u32, c_int),
     target: Target,
+    kernel: Kernel,
 }
 
 // SAFETY: the context has no thread affinity (no slice threads) and is not Sync.
@@ -26,7 +45,7 @@ unsafe impl Send for Scaler {}
 
 impl Scaler {
     /// A scaler for pictures like `source`.
-    pub fn new(source: &Frame, target: Target) -> Result<Self, LibavError> {
+    pub fn new(source: &Frame, target: Target, kernel: Kernel) -> Result<Self, LibavError> {
         let format = convertible(source.format())?;
         let refused = LibavError::Size { width: source.width(), height: source.height() };
         let (Ok(from_width), Ok(from_height), Ok(width), Ok(height)) = (
@@ -46,7 +65,7 @@ impl Scaler {
                 width,
                 height,
                 P::AV_PIX_FMT_YUV420P,
-                ffi::SWS_AREA as c_int,
+                kernel.flags(),
                 std::ptr::null_mut(),
                 std::ptr::null_mut(),
                 std::ptr::null(),
@@ -56,13 +75,15 @@ impl Scaler {
             return Err(refused);
         }
         let source = (source.width(), source.height(), source.format());
-        Ok(Self { context, source, target })
+        Ok(Self { context, source, target, kernel })
     }
 
     /// Does this scaler take pictures like `frame` to `target`?
     #[must_use]
-    pub fn fits(&self, frame: &Frame, target: Target) -> bool {
-        self.source == (frame.width(), frame.height(), frame.format()) && self.target == target
+    pub fn fits(&self, frame: &Frame, target: Target, kernel: Kernel) -> bool {
+        self.source == (frame.width(), frame.height(), frame.format())
+            && self.target == target
+            && self.kernel == kernel
     }
 
     /// Scales `source` into its place in `into`. What lies around it is not defined afterwards.
@@ -70,7 +91,7 @@ impl Scaler {
         let Target { left, top, width, height } = self.target;
         if left + width > into.width()
             || top + height > into.height()
-            || !self.fits(source, self.target)
+            || !self.fits(source, self.target, self.kernel)
         {
             return Err(LibavError::Size { width: into.width(), height: into.height() });
         }

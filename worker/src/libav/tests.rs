@@ -61,7 +61,8 @@ fn one_frame_in_is_one_packet_out_and_idrs_are_where_they_are_asked_for() {
         assert_eq!(decoded.index, index);
         assert_eq!(decoded.health, Health::Sound);
         assert!(decoder.receive().unwrap().is_none());
-        let scaler = scaler.get_or_insert_with(|| Scaler::new(&decoded.frame, target).unwrap());
+        let scaler = scaler
+            .get_or_insert_with(|| Scaler::new(&decoded.frame, target, Kernel::Area).unwrap());
         let mut scaled = small_pool.get().unwrap();
         scaler.scale(&decoded.frame, &mut scaled).unwrap();
         small.encode(&scaled, force).unwrap();

@@ -3,7 +3,9 @@
 //! A rung that is switched off is still scaled when a lower one needs it. When the source
 //! changes its size, rungs keep theirs: the picture is fitted in and the rest is black.
 
-use crate::libav::{Colour, Frame, FramePool, LibavError, PixelLayout, Ratio, Scaler, Target};
+use crate::libav::{
+    Colour, Frame, FramePool, Kernel, LibavError, PixelLayout, Ratio, Scaler, Target,
+};
 use tasuki_shared::id::RungId;
 
 /// libav's `AVCOL_RANGE_JPEG`.
@@ -48,9 +50,10 @@ impl Cascade {
         }
         let (width, height) = ((frame.width() & !1).max(2), (frame.height() & !1).max(2));
         let target = Target { left: 0, top: 0, width, height };
-        let fits = self.conversion.as_ref().is_some_and(|(_, s)| s.fits(&frame, target));
+        let fits =
+            self.conversion.as_ref().is_some_and(|(_, s)| s.fits(&frame, target, Kernel::Area));
         if !fits {
-            let made = (FramePool::new(width, height)?, Scaler::new(&frame, target)?);
+            let made = (FramePool::new(width, height)?, Scaler::new(&frame, target, Kernel::Area)?);
             self.conversion = Some(made);
         }
         let Some((pool, scaler)) = &mut self.conversion else { return Ok(frame) };
@@ -75,11 +78,11 @@ impl Cascade {
                 .last()
                 .map(|(_, frame)| frame)
                 .filter(|frame| area(frame.width(), frame.height()) <= source_area);
-            let (parent, target) = match parent {
-                Some(parent) => (parent, whole(&step.pool)),
-                None => (source, fit(source, step.pool.size(), self.aspect)),
+            let (parent, target, kernel) = match parent {
+                Some(parent) => (parent, whole(&step.pool), Kernel::Bicubic),
+                None => (source, fit(source, step.pool.size(), self.aspect), Kernel::Area),
             };
-            let frame = step.scale(parent, target, self.black)?;
+            let frame = step.scale(parent, target, kernel, self.black)?;
             made.push((step.rung, frame));
         }
         made.retain(|(rung, _)| wanted.contains(rung));
@@ -88,15 +91,21 @@ impl Cascade {
 }
 
 impl Step {
-    fn scale(&mut self, parent: &Frame, target: Target, black: u8) -> Result<Frame, LibavError> {
+    fn scale(
+        &mut self,
+        parent: &Frame,
+        target: Target,
+        kernel: Kernel,
+        black: u8,
+    ) -> Result<Frame, LibavError> {
         let same = (parent.width(), parent.height()) == self.pool.size();
         if same && target == whole(&self.pool) && parent.layout() == PixelLayout::Yuv420 {
             return parent.reference();
         }
         let mut frame = self.pool.get()?;
         let scaler = match self.scaler.take() {
-            Some(scaler) if scaler.fits(parent, target) => scaler,
-            Some(_) | None => Scaler::new(parent, target)?,
+            Some(scaler) if scaler.fits(parent, target, kernel) => scaler,
+            Some(_) | None => Scaler::new(parent, target, kernel)?,
         };
         self.scaler.insert(scaler).scale(parent, &mut frame)?;
         // Afterwards, because a scaler may write a little beyond its last column.

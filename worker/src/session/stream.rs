@@ -206,8 +206,9 @@ impl Stream {
         }
         let source = &mut self.logs.source;
         let known = source.header(HeaderKind::Metadata, source.heads().headers.metadata);
+        // Some publishers say the same again with each keyframe; that is no fault.
         if known.as_deref() == Some(body) {
-            return Some("repeated_metadata");
+            return None;
         }
         let dts_ms = timeline.head_ms().unwrap_or(0);
         let put = source.put(&[body], EntryKind::Metadata, dts_ms, 0, clock::monotonic_us());
