@@ -63,12 +63,7 @@ fn demo(run: &RunDirectory) -> Result<()> {
     child::keep_apart_from_terminal();
 
     let origin = Origin::start(run.path())?;
-    let setup = Setup {
-        origin_port: Some(origin.port()),
-        // A demo on a busy machine is still to be seen.
-        worker_lines: "cpu_limit = \"100%\"".to_owned(),
-        ..Setup::default()
-    };
+    let setup = Setup { origin_port: Some(origin.port()), ..Setup::default() };
     let mut server = Server::start(run.path(), &setup)?;
     println!("server    rtmp://{}/live", server.address());
     println!("origin    {}", origin.url("…"));
