@@ -67,7 +67,7 @@ fn of_tasuki(directory: &Path, task: Task, tags: &Arc<Vec<Tag>>) -> Result<Vec<D
         workers: Some(5),
         streams_per_worker: Some(64),
         rungs: Some(vec![Rung::Source]),
-        worker_lines: "cpu_limit = \"100%\"\nstandby = 0\n".to_owned(),
+        worker_lines: "standby = 0\n".to_owned(),
         ..Setup::default()
     };
     let mut server = Server::start(directory, &setup)?;

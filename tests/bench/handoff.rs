@@ -39,7 +39,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let setup = Setup {
         workers: Some(1),
         rungs: Some(vec![Rung::Source]),
-        worker_lines: "cpu_limit = \"100%\"\nstandby = 0\n".to_owned(),
+        worker_lines: "standby = 0\n".to_owned(),
         ..Setup::default()
     };
     let mut server = Server::start(run.path(), &setup)?;

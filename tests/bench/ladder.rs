@@ -156,7 +156,6 @@ impl Bench {
             rungs: Some(RUNGS.map(|(_, height, kbps)| Rung::encoded(height, kbps)).to_vec()),
             audio: Some("aac"),
             origin_port: Some(self.origin.port()),
-            worker_lines: "cpu_limit = \"100%\"\n".to_owned(),
             ..Setup::default()
         };
         let mut server = Server::start(directory, &setup)?;

@@ -106,7 +106,7 @@ fn through_tasuki(directory: &Path, task: Task, tags: &Arc<Vec<Tag>>) -> Result<
         streams_per_worker: Some(64),
         rungs: Some(vec![Rung::Source]),
         origin_port: Some(sink.port()),
-        worker_lines: "cpu_limit = \"100%\"\nstandby = 0\n".to_owned(),
+        worker_lines: "standby = 0\n".to_owned(),
         ..Setup::default()
     };
     let mut server = Server::start(directory, &setup)?;
