@@ -19,7 +19,7 @@ pub struct Target {
 pub enum Kernel {
     /// The mean of what a sample covers: cheap, and right for large steps down.
     Area,
-    /// For a picture that was scaled already: a second mean would blur it.
+    /// For a picture that was scaled before: one mean more would blur it.
     Bicubic,
 }
 

@@ -79,7 +79,9 @@ impl Cascade {
                 .map(|(_, frame)| frame)
                 .filter(|frame| area(frame.width(), frame.height()) <= source_area);
             let (parent, target, kernel) = match parent {
-                Some(parent) => (parent, whole(&step.pool), Kernel::Bicubic),
+                // Means of means of means lose what can still be seen of a small picture.
+                Some(parent) if made.len() >= 2 => (parent, whole(&step.pool), Kernel::Bicubic),
+                Some(parent) => (parent, whole(&step.pool), Kernel::Area),
                 None => (source, fit(source, step.pool.size(), self.aspect), Kernel::Area),
             };
             let frame = step.scale(parent, target, kernel, self.black)?;
