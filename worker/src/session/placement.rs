@@ -76,18 +76,8 @@ impl Placement {
     /// First gap of `length` bytes in the scratch.
     #[must_use]
     pub fn scratch_room(&self, length: u32) -> Option<u32> {
-        let mut taken: Vec<(u32, u32)> = self
-            .open
-            .iter()
-            .flatten()
-            .filter_map(|open| match open.place {
-                Place::Scratch { offset, length, .. } => Some((offset, length)),
-                Place::Log(_) | Place::Nowhere => None,
-            })
-            .collect();
-        taken.sort_unstable();
         let mut free = 0;
-        for (offset, taken_bytes) in taken {
+        for (offset, taken_bytes) in self.scratch_taken() {
             if offset.saturating_sub(free) >= length {
                 break;
             }
@@ -97,18 +87,19 @@ impl Placement {
         (end <= SCRATCH_BYTES as u64).then_some(free)
     }
 
-    fn scratch_overlaps(&self) -> bool {
-        let mut taken: Vec<(u32, u32)> = self
-            .open
-            .iter()
-            .flatten()
-            .filter_map(|open| match open.place {
-                Place::Scratch { offset, length, .. } => Some((offset, length)),
-                Place::Log(_) | Place::Nowhere => None,
-            })
-            .collect();
+    /// Offset and length of each place in the scratch, in their order.
+    fn scratch_taken(&self) -> Vec<(u32, u32)> {
+        let place = |open: &Open| match open.place {
+            Place::Scratch { offset, length, .. } => Some((offset, length)),
+            Place::Log(_) | Place::Nowhere => None,
+        };
+        let mut taken: Vec<_> = self.open.iter().flatten().filter_map(place).collect();
         taken.sort_unstable();
-        taken.windows(2).any(|pair| pair[0].0 + pair[0].1 > pair[1].0)
+        taken
+    }
+
+    fn scratch_overlaps(&self) -> bool {
+        self.scratch_taken().windows(2).any(|pair| pair[0].0 + pair[0].1 > pair[1].0)
     }
 
     pub fn encode(&self, into: &mut Vec<u8>) {
@@ -178,5 +169,85 @@ impl Placement {
             return Err(take.bad("two messages share a place"));
         }
         Ok(placement)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rtmp::chunk::{ChunkReader, Piece, Step};
+    use crate::rtmp::write::MessageStart;
+    use proptest::prelude::*;
+
+    /// A reader in which a command of 300 bytes and a video message of 5000 are open.
+    fn two_open() -> ChunkReader {
+        let mut reader = ChunkReader::new();
+        for (chunk_stream, kind, length) in [(3, 20, 300_u32), (6, 9, 5000)] {
+            let start = MessageStart { chunk_stream, timestamp_ms: 0, length, kind, stream_id: 1 };
+            let mut wire = start.first_header().as_slice().to_vec();
+            wire.extend([7; 128]);
+            let mut at = 0;
+            while let Step::Advance { consumed, piece } = reader.next(&wire[at..]).unwrap() {
+                at += consumed;
+                assert!(!matches!(piece, Piece::End { .. }));
+            }
+        }
+        reader
+    }
+
+    fn placed(known: &[(Slot, MessageHeader, u32)]) -> Placement {
+        let mut placement = Placement::default();
+        for &(slot, header, fill) in known {
+            let length = header.length;
+            let place = match header.kind {
+                9 => Place::Log(Reservation { position: 1 << 30, length, fill }),
+                _ => Place::Scratch { offset: 100, length, fill },
+            };
+            placement.begin(slot, header, place);
+        }
+        placement
+    }
+
+    #[test]
+    fn places_come_back_from_the_record_and_only_with_the_messages_they_belong_to() {
+        let known: Vec<_> = two_open().open_messages().collect();
+        assert_eq!(known.len(), 2);
+        let placement = placed(&known);
+        let mut bytes = Vec::new();
+        placement.encode(&mut bytes);
+        let decode = |known: &[_]| Placement::decode(&mut Take::new("test", &bytes), known);
+        assert_eq!(decode(&known), Ok(placement));
+        assert!(decode(&known[..1]).is_err());
+        assert!(decode(&[]).is_err());
+    }
+
+    #[test]
+    fn the_scratch_gives_gaps_that_nobody_has() {
+        let known: Vec<_> = two_open().open_messages().collect();
+        let placement = placed(&known);
+        assert_eq!(placement.scratch_room(100), Some(0));
+        assert_eq!(placement.scratch_room(101), Some(400));
+        assert_eq!(placement.scratch_room(u32::try_from(SCRATCH_BYTES).unwrap()), None);
+        assert_eq!(placement.reserved_bytes(), 5000);
+    }
+
+    proptest! {
+        /// What a hostile owner wrote is read or refused: never a panic, never a shared place.
+        #[test]
+        fn a_damaged_record_is_read_or_refused(
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        ) {
+            let known: Vec<_> = two_open().open_messages().collect();
+            let mut bytes = Vec::new();
+            placed(&known).encode(&mut bytes);
+            for (at, with) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = with;
+            }
+            if let Ok(placement) = Placement::decode(&mut Take::new("test", &bytes), &known) {
+                prop_assert!(!placement.scratch_overlaps());
+                let _total = placement.scratch_room(1);
+            }
+        }
     }
 }
