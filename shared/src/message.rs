@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// Raised with every incompatible change of this file or of the session memory.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// What a process of ours is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -41,6 +41,19 @@ pub enum ToWorker {
     End { session: SessionId, reason: EndReason },
     /// Take no new sessions; leave with `Exit::Done` when the last has ended.
     Drain,
+    /// A session that its owner will release to you: map it, follow it, say `Prepared`. Fds: those
+    /// of `Adopt`, and last an eventfd that the owner rings when it has released the session.
+    /// `lease.expect` is what the owner word will say then.
+    Prepare(Box<Lease>),
+    /// Forget a preparation; the session stays with its owner.
+    Unprepare { session: SessionId },
+    /// The owner of a prepared session is dead: take it, warm, from what the word says now.
+    TakeOver { session: SessionId, expect: Owner },
+    /// Give the session to `to`, which is prepared: at the cut that `haste` allows, commit, release
+    /// the owner word, ring. Fd: the eventfd of `Prepare`.
+    Release { session: SessionId, to: Generation, haste: Haste },
+    /// Go on as the owner, unless it is released already.
+    Keep { session: SessionId },
     /// Dialer only. The answer is `FromWorker::Connected` with the same ticket.
     Connect { ticket: u64, host: String, port: u16 },
 }
@@ -49,27 +62,92 @@ pub enum ToWorker {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum FromWorker {
     /// First frame on the channel.
-    Hello { version: u16, pid: i32 },
+    Hello {
+        version: u16,
+        pid: i32,
+    },
     /// Warm: libraries are loaded and their first use has been paid for.
     Ready,
-    /// The owner word is ours.
-    Adopted { session: SessionId },
+    /// The owner word is ours. `at_us`: `clock::monotonic_us` when its first byte could be handled.
+    Adopted {
+        session: SessionId,
+        at_us: u64,
+    },
+    /// A prepared session could be gone on with at any moment.
+    Prepared {
+        session: SessionId,
+    },
+    PrepareFailed {
+        session: SessionId,
+        reason: String,
+    },
+    /// The owner word is the taker's; this process touches the session no more.
+    Released {
+        session: SessionId,
+        cut: CutReport,
+    },
+    /// It cannot be released now; this process goes on as the owner.
+    ReleaseFailed {
+        session: SessionId,
+        reason: String,
+    },
     /// The owner word was not what the lease expected, or the memory is damaged.
-    AdoptFailed { session: SessionId, reason: String },
+    AdoptFailed {
+        session: SessionId,
+        reason: String,
+    },
     /// A publish was parsed. Answered by `Verdict`.
-    Authorize { session: SessionId, request: PublishRequest },
+    Authorize {
+        session: SessionId,
+        request: PublishRequest,
+    },
     /// A push wants a connection. Answered by `Dialed`.
-    Dial { session: SessionId, push: PushId },
+    Dial {
+        session: SessionId,
+        push: PushId,
+    },
     /// A push's connection is shut down; the supervisor drops its dup.
-    PushClosed { session: SessionId, push: PushId },
+    PushClosed {
+        session: SessionId,
+        push: PushId,
+    },
     /// The socket is shut down; every fd of the session may be closed.
-    Ended { session: SessionId, reason: EndReason },
+    Ended {
+        session: SessionId,
+        reason: EndReason,
+    },
     /// Periodic; one per live session, and one with `session: None` for the worker itself.
     Heartbeat(Box<Heartbeat>),
     /// Something an operator should read.
-    Notice { session: Option<SessionId>, notice: Notice },
+    Notice {
+        session: Option<SessionId>,
+        notice: Notice,
+    },
     /// Dialer only. Fd when ok: the connected socket.
-    Connected { ticket: u64, outcome: Result<(), DialError> },
+    Connected {
+        ticket: u64,
+        outcome: Result<(), DialError>,
+    },
+}
+
+/// How long an owner may look for a good cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Haste {
+    /// At the next IDR that all rungs have anyway.
+    Scheduled,
+    /// After the frame in hand.
+    Now,
+    /// As `Now`, and even where frames are lost because decoding has no anchor in the log.
+    AtAnyPrice,
+}
+
+/// Where a session was cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutReport {
+    /// `clock::monotonic_us` when the owner had handled its last byte.
+    pub released_us: u64,
+    /// Frames that no owner will encode, for want of an anchor.
+    pub frames_lost: u64,
 }
 
 /// A worker's right to a session.

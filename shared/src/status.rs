@@ -12,6 +12,13 @@ pub enum Request {
     Watch,
     /// Ends one session. Answered by `Reply::Done` or `Reply::Refused`.
     End { session: String },
+    /// Recycles one worker (`worker`: its slot) or all of them, one after another. Answered by a
+    /// `Reply::Recycled` for each as it is done, then `Reply::Done`; or by `Reply::Refused`.
+    Rotate { worker: Option<String>, reason: String },
+    /// Moves one session to another worker. Answered by `Reply::Moved` or `Reply::Refused`.
+    Move { session: String },
+    /// Takes nothing new and leaves when the last session has ended. Answered by `Reply::Done`.
+    Drain,
 }
 
 /// What the supervisor answers.
@@ -20,6 +27,8 @@ pub enum Request {
 pub enum Reply {
     Status(Box<Status>),
     Event(Event),
+    Recycled(Box<RecycleStatus>),
+    Moved(MoveStatus),
     Done,
     Refused { reason: String },
 }
@@ -55,6 +64,9 @@ pub struct Status {
     pub cpu_percent: f32,
     pub workers: Vec<WorkerStatus>,
     pub sessions: Vec<SessionStatus>,
+    /// The last ones, newest first; those under way before them.
+    #[serde(default)]
+    pub recycles: Vec<RecycleStatus>,
     /// By reason, since start.
     pub refusals: std::collections::BTreeMap<String, u64>,
     pub sessions_total: u64,
@@ -81,6 +93,9 @@ pub struct WorkerStatus {
     pub rss_bytes: u64,
     pub lazy_free_bytes: u64,
     pub cpu_percent: f32,
+    /// What the memory policy thinks of it; `None` for what it does not judge.
+    #[serde(default)]
+    pub memory: Option<MemoryStatus>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_death: Option<String>,
     pub restarts: u32,
@@ -156,4 +171,61 @@ pub struct RecordStatus {
     pub path: String,
     pub bytes: u64,
     pub last_error: String,
+}
+
+/// What the memory policy knows of a worker.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoryStatus {
+    pub soft_limit_bytes: u64,
+    pub hard_limit_bytes: u64,
+    /// Of the footprint after purges, a robust estimate; 0 when it does not grow.
+    pub slope_bytes_per_s: f64,
+    /// Until the soft limit at that slope.
+    pub time_to_limit_ms: Option<u64>,
+    /// In use by the program according to its allocator, libav's allocations included.
+    pub allocated_bytes: u64,
+    /// What the allocator has from the kernel and does not use.
+    pub idle_bytes: u64,
+    pub threads: u32,
+    pub fds: u32,
+    /// `fine`, `watch`, `purging`, `recycle`, `evacuate`, `held back: REASON`.
+    pub verdict: String,
+}
+
+/// One planned replacement of a worker.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RecycleStatus {
+    pub id: u64,
+    pub unix_ms: u64,
+    /// Slot of the worker that leaves.
+    pub worker: String,
+    pub generation: u32,
+    /// `memory_soft`, `memory_hard`, `time_to_limit`, `age`, `sessions`, `threads`, `fds`,
+    /// `host_pressure`, `reload`, `operator`.
+    pub reason: String,
+    pub detail: String,
+    /// `waiting`, `preparing`, `moving`, `leaving`, `done`, `failed: WHY`.
+    pub outcome: String,
+    pub took_ms: u64,
+    pub footprint_before_bytes: u64,
+    /// Of the worker that came in its place.
+    pub footprint_after_bytes: u64,
+    pub moves: Vec<MoveStatus>,
+    /// Where the evidence was saved, if any was.
+    #[serde(default)]
+    pub evidence: Option<String>,
+}
+
+/// One session's way from one worker to another.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MoveStatus {
+    pub session: String,
+    pub name: String,
+    pub from: String,
+    pub to: String,
+    /// `preparing`, `releasing`, `done`, `kept: WHY`, `crashed over`.
+    pub outcome: String,
+    /// From the last byte that the old owner handled to the first of the new one.
+    pub pause_us: u64,
+    pub frames_lost: u64,
 }

@@ -483,9 +483,13 @@ impl Shell {
 
 fn session_of(body: &ToWorker) -> Option<SessionId> {
     match body {
-        ToWorker::Adopt(lease) => Some(lease.session),
+        ToWorker::Adopt(lease) | ToWorker::Prepare(lease) => Some(lease.session),
         ToWorker::Verdict { session, .. }
         | ToWorker::Dialed { session, .. }
+        | ToWorker::Unprepare { session }
+        | ToWorker::TakeOver { session, .. }
+        | ToWorker::Release { session, .. }
+        | ToWorker::Keep { session }
         | ToWorker::End { session, .. } => Some(*session),
         ToWorker::Hello { .. } | ToWorker::Drain | ToWorker::Connect { .. } => None,
     }

@@ -118,7 +118,7 @@ impl Echo {
                 let socket = TcpStream::from(fds.swap_remove(0));
                 socket.set_nonblocking(true).unwrap();
                 self.held.push((lease.session, socket));
-                self.say(FromWorker::Adopted { session: lease.session });
+                self.say(FromWorker::Adopted { session: lease.session, at_us: 0 });
             }
             ToWorker::End { session, reason } => {
                 self.held.retain(|(id, _)| *id != session);

@@ -279,7 +279,11 @@ fn ask(socket: &Path) -> Result<Status> {
     let line = ask_text(socket)?;
     match serde_json::from_str(&line).with_context(|| format!("the status reply {line:?}"))? {
         Reply::Status(status) => Ok(*status),
-        other @ (Reply::Event(_) | Reply::Done | Reply::Refused { .. }) => {
+        other @ (Reply::Event(_)
+        | Reply::Recycled(_)
+        | Reply::Moved(_)
+        | Reply::Done
+        | Reply::Refused { .. }) => {
             bail!("the status request was answered by {other:?}")
         }
     }

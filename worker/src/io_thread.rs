@@ -210,6 +210,14 @@ impl IoThread {
                 });
             }
             ToWorker::Drain => self.stage = Stage::Draining,
+            ToWorker::Prepare(lease) => {
+                let (session, reason) = (lease.session, "not built yet".to_owned());
+                self.outbox.push((FromWorker::PrepareFailed { session, reason }, Vec::new()));
+            }
+            ToWorker::Release { .. }
+            | ToWorker::Unprepare { .. }
+            | ToWorker::TakeOver { .. }
+            | ToWorker::Keep { .. } => {}
         }
     }
 
@@ -221,7 +229,8 @@ impl IoThread {
         let wake: Wake = Arc::new(move || bell.ring(serial));
         match adopt::adopt(lease, fds, self.generation, &wake, now, &mut self.outbox) {
             Ok(session) => {
-                self.outbox.push((FromWorker::Adopted { session: id }, Vec::new()));
+                let at_us = clock::monotonic_us();
+                self.outbox.push((FromWorker::Adopted { session: id, at_us }, Vec::new()));
                 let entry = Entry { session, watched: None, pushes: [None; PUSHES_MAX] };
                 self.entries.insert(serial, entry);
                 self.serials.insert(id, serial);
@@ -301,7 +310,7 @@ fn forget_brief_adoptions(outbox: &mut Outbox) {
     }
     let told_of = |session: &SessionId| ended.contains(session);
     outbox.retain(
-        |(message, _)| !matches!(message, FromWorker::Adopted { session } if told_of(session)),
+        |(message, _)| !matches!(message, FromWorker::Adopted { session, .. } if told_of(session)),
     );
 }
 
@@ -374,7 +383,7 @@ mod tests {
     #[test]
     fn a_brief_session_is_told_of_by_its_end_alone() {
         let [brief, stays, left] = [1, 2, 3].map(|counter| SessionId { epoch: 1, counter });
-        let adopted = |session| (FromWorker::Adopted { session }, Vec::new());
+        let adopted = |session| (FromWorker::Adopted { session, at_us: 0 }, Vec::new());
         let ended = |session| {
             let reason = EndReason::PeerClosed;
             (FromWorker::Ended { session, reason }, Vec::new())

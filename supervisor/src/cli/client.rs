@@ -123,9 +123,13 @@ impl Client {
         let line = String::from_utf8(line).map_err(|_| self.protocol("a line is not UTF-8"))?;
         match serde_json::from_str(&line) {
             Ok(Reply::Refused { reason }) => Err(ClientError::Refused { reason }),
-            Ok(reply @ (Reply::Status(_) | Reply::Event(_) | Reply::Done)) => {
-                Ok(Some(Answer { reply, line }))
-            }
+            Ok(
+                reply @ (Reply::Status(_)
+                | Reply::Event(_)
+                | Reply::Recycled(_)
+                | Reply::Moved(_)
+                | Reply::Done),
+            ) => Ok(Some(Answer { reply, line })),
             Err(error) => Err(self.protocol(&error.to_string())),
         }
     }

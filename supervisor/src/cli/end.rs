@@ -22,8 +22,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
             writeln!(std::io::stdout(), "session {} is ended", arguments.session)?;
             Ok(Exit::Done)
         }
-        Reply::Status(_) | Reply::Event(_) | Reply::Refused { .. } => {
-            Err(client.unexpected().into())
-        }
+        Reply::Status(_)
+        | Reply::Event(_)
+        | Reply::Recycled(_)
+        | Reply::Moved(_)
+        | Reply::Refused { .. } => Err(client.unexpected().into()),
     }
 }

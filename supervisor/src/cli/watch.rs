@@ -24,7 +24,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         match answer.reply {
             Reply::Event(_) if arguments.json => writeln!(out, "{}", answer.line)?,
             Reply::Event(event) => writeln!(out, "{}", line(&event))?,
-            Reply::Status(_) | Reply::Done | Reply::Refused { .. } => {
+            Reply::Status(_)
+            | Reply::Recycled(_)
+            | Reply::Moved(_)
+            | Reply::Done
+            | Reply::Refused { .. } => {
                 return Err(client.unexpected().into());
             }
         }

@@ -142,7 +142,13 @@ impl<R: Rules> Core<R> {
         self.send(generation, ToWorker::Adopt(Box::new(lease)), Fds::Session(id));
     }
 
-    pub(super) fn adopted(&mut self, generation: Generation, id: SessionId) {
+    pub(super) fn adopted(
+        &mut self,
+        _now: Duration,
+        generation: Generation,
+        id: SessionId,
+        _at_us: u64,
+    ) {
         let Some(session) = self.leased_to(generation, id) else { return };
         match session.place {
             Place::Leased { .. } => {

@@ -21,6 +21,7 @@ pub mod drain;
 pub mod event;
 pub mod lease;
 pub mod publish;
+pub mod recycle;
 pub mod report;
 pub mod restart;
 pub mod settings;
@@ -182,7 +183,15 @@ impl<R: Rules> Core<R> {
         match body {
             FromWorker::Hello { version, pid: _ } => self.hello(now, channel, version),
             FromWorker::Ready => self.ready(now, channel),
-            FromWorker::Adopted { session } => self.adopted(channel, session),
+            FromWorker::Adopted { session, at_us } => self.adopted(now, channel, session, at_us),
+            FromWorker::Prepared { session } => self.prepared(now, channel, session),
+            FromWorker::PrepareFailed { session, reason } => {
+                self.prepare_failed(now, channel, session, reason);
+            }
+            FromWorker::Released { session, cut } => self.released(now, channel, session, cut),
+            FromWorker::ReleaseFailed { session, reason } => {
+                self.release_failed(now, channel, session, reason);
+            }
             FromWorker::AdoptFailed { session, reason } => {
                 self.adopt_failed(now, channel, session, reason);
             }

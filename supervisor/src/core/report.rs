@@ -79,6 +79,7 @@ impl<R: Rules> Core<R> {
                 .map(|(id, s)| self.session_status(now, *id, s))
                 .collect(),
             refusals: self.refusals.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
+            recycles: Vec::new(),
             sessions_total: self.sessions_total,
             ignored_frames: self.ignored_frames,
         }
@@ -117,6 +118,7 @@ impl<R: Rules> Core<R> {
             rss_bytes: sample.rss_bytes,
             lazy_free_bytes: sample.lazy_free_bytes,
             cpu_percent: sample.cpu_percent,
+            memory: None,
             last_death: slot.last_death.map(|cause| cause.to_string()),
             restarts: slot.restarts.total,
         }

@@ -198,6 +198,11 @@ impl World {
             | ToWorker::Hello { .. }
             | ToWorker::Dialed { .. }
             | ToWorker::End { .. }
+            | ToWorker::Prepare(_)
+            | ToWorker::Unprepare { .. }
+            | ToWorker::TakeOver { .. }
+            | ToWorker::Release { .. }
+            | ToWorker::Keep { .. }
             | ToWorker::Drain => {}
         }
     }
@@ -374,7 +379,7 @@ impl World {
         match adoption {
             Adoption::Offered(_) => {
                 self.alive.get_mut(&generation).unwrap().sessions.insert(session, Adoption::Held);
-                self.says(generation, FromWorker::Adopted { session });
+                self.says(generation, FromWorker::Adopted { session, at_us: 0 });
             }
             Adoption::Held if self.below(3) > 0 => {
                 let keys = ["bad", "a", "b", "c", "d", "e", "f", "g"];
@@ -384,7 +389,7 @@ impl World {
             }
             Adoption::Live if self.below(4) > 0 => {
                 let push = PushId(0);
-                self.says(generation, FromWorker::Adopted { session });
+                self.says(generation, FromWorker::Adopted { session, at_us: 0 });
                 self.says(generation, FromWorker::Dial { session, push });
             }
             Adoption::Held | Adoption::Live => {
@@ -419,7 +424,7 @@ impl World {
         };
         let lies = [
             FromWorker::Ended { session, reason: EndReason::PeerClosed },
-            FromWorker::Adopted { session },
+            FromWorker::Adopted { session, at_us: 0 },
             FromWorker::AdoptFailed { session, reason: "so be it".into() },
             FromWorker::Authorize { session, request: request("a") },
             FromWorker::Dial { session, push: PushId(200) },

@@ -140,7 +140,7 @@ impl Bench {
         let (session, effects) = self.accept();
         let (generation, lease) = lease_in(&effects).expect("a lease");
         assert_eq!(lease.admission, Admission::Admit);
-        self.says(generation, FromWorker::Adopted { session });
+        self.says(generation, FromWorker::Adopted { session, at_us: 0 });
         (session, generation)
     }
 

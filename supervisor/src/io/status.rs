@@ -178,6 +178,10 @@ async fn converse(shell: SharedShell, stream: Stream) -> io::Result<()> {
                 let events = shell.borrow().watch();
                 return watch(&stream, events).await;
             }
+            Ok(Request::Rotate { .. } | Request::Move { .. } | Request::Drain) => {
+                let reason = "this server cannot do that yet".to_owned();
+                answer(&stream, &Reply::Refused { reason }).await?;
+            }
             Ok(Request::End { session }) => {
                 let reply = match shell.borrow_mut().end_session(&session) {
                     Ok(()) => Reply::Done,

@@ -72,6 +72,11 @@ async fn serve(inherited: Inherited) -> Result<(), LineError> {
                         answer(&mut line, (ticket, Err(DialError::Busy)))?;
                     }
                 }
+                ToWorker::Prepare(_)
+                | ToWorker::Release { .. }
+                | ToWorker::Unprepare { .. }
+                | ToWorker::TakeOver { .. }
+                | ToWorker::Keep { .. } => {}
                 ToWorker::Drain => stage = Stage::Draining,
                 ToWorker::Hello { .. } => {}
                 // For workers; a supervisor that sends one here is not ours.

@@ -16,6 +16,7 @@ fn status() -> Status {
         rss_bytes: 240 << 20,
         lazy_free_bytes: 3 << 20,
         cpu_percent: 87.4,
+        memory: None,
         last_death: Some("killed by signal 9".into()),
         restarts: 1,
     };
@@ -93,6 +94,7 @@ fn status() -> Status {
         cpu_percent: 43.6,
         workers: vec![worker, standby],
         sessions: vec![session, waiting],
+        recycles: vec![],
         refusals: BTreeMap::from([("stream key not accepted".into(), 3)]),
         sessions_total: 12,
         ignored_frames: 0,
