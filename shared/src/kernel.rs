@@ -246,10 +246,10 @@ pub fn event() -> io::Result<EventFd> {
 }
 
 /// Makes an eventfd readable. A full counter is readable already.
-pub fn event_signal(event: &EventFd) -> io::Result<()> {
-    match event.write(1) {
+pub fn event_signal(event: &impl AsFd) -> io::Result<()> {
+    match nix::unistd::write(event, &1_u64.to_ne_bytes()) {
         Ok(_) | Err(nix::errno::Errno::EAGAIN) => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -246,3 +246,11 @@ const _: () = assert!(
     END_GRACE.as_secs() < CLOSING_GRACE.as_secs(),
     "sessions end before their worker is killed"
 );
+
+// Hand-off.
+/// A follower encodes for this long before a scheduled cut, so that its rate control has a history.
+pub const WARM_UP: Duration = Duration::from_secs(1);
+/// How long an owner looks for an IDR to cut at; afterwards any frame will do.
+pub const CUT_SEARCH_MAX: Duration = Duration::from_secs(4);
+/// Before an old owner frees what a session had: freeing it at once takes the next owner's processor.
+pub const OLD_OWNER_REST: Duration = Duration::from_millis(20);

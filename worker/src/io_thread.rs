@@ -8,6 +8,8 @@ use crate::control::{Control, Told};
 use crate::leftovers::Leftovers;
 use crate::output::push::Writability;
 use crate::session::adopt::{self, AdoptError};
+use crate::session::preparation::Preparation;
+use crate::session::release::Released;
 use crate::session::stream::Wake;
 use crate::session::{Outbox, Readability, Session};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -27,8 +29,11 @@ const EVENTS_MAX: usize = 256;
 /// Control messages handled in one turn.
 const CONTROL_ROUNDS_MAX: usize = 64;
 const BELL_TOKEN: u64 = 0;
-/// Token of a publisher's socket: `serial << 8`; of its push `n`: that plus `n + 1`.
+/// Token of a publisher's socket: `serial << 8`; of its push `n`: that plus `n + 1`; of what is rung
+/// when a prepared session is released: that plus 255.
 const SERIAL_SHIFT: u32 = 8;
+const RELEASED_TOKEN: u64 = 0xFF;
+const _: () = assert!(PUSHES_MAX < 0xFF, "tokens of pushes stay below");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -50,6 +55,8 @@ pub struct IoThread {
     bell: Arc<Bell>,
     epoll: Epoll,
     entries: HashMap<u64, Entry>,
+    /// Sessions that others own and will hand over to us.
+    preparations: HashMap<u64, Preparation>,
     serials: HashMap<SessionId, u64>,
     next_serial: u64,
     stage: Stage,
@@ -70,6 +77,7 @@ impl IoThread {
             bell,
             epoll,
             entries: HashMap::new(),
+            preparations: HashMap::new(),
             serials: HashMap::new(),
             next_serial: 1,
             stage: Stage::Serving,
@@ -113,7 +121,9 @@ impl IoThread {
             }
             if rang {
                 for who in self.bell.answer() {
-                    if who != CONTROL {
+                    if self.preparations.contains_key(&who) {
+                        self.look_at_preparation(who);
+                    } else if who != CONTROL {
                         self.with_session(who, |session, outbox| session.advance(now, outbox));
                     }
                 }
@@ -123,10 +133,14 @@ impl IoThread {
             }
             self.tick_when_due(now);
             self.send_outbox();
-            if self.stage == Stage::Draining && self.entries.is_empty() {
+            if self.stage == Stage::Draining && self.is_empty() {
                 return Exit::Done;
             }
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.preparations.is_empty()
     }
 
     fn patience(&self) -> EpollTimeout {
@@ -136,6 +150,9 @@ impl IoThread {
     }
 
     fn socket_event(&mut self, token: u64, flags: EpollFlags, now: Instant) {
+        if token & 0xFF == RELEASED_TOKEN {
+            return self.take_over(token >> SERIAL_SHIFT, now);
+        }
         let readable = EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         let reads = flags.intersects(readable);
         let push = u8::try_from(token & 0xFF).expect("masked");
@@ -150,6 +167,9 @@ impl IoThread {
     fn with_session(&mut self, serial: u64, work: impl FnOnce(&mut Session, &mut Outbox)) {
         let Some(entry) = self.entries.get_mut(&serial) else { return };
         work(&mut entry.session, &mut self.outbox);
+        if entry.session.try_release(&mut self.outbox) == Released::Yes {
+            return self.let_go(serial);
+        }
         if let Err(errno) = watch(&self.epoll, serial, entry) {
             tracing::error!(session = %entry.session.id(), %errno, "a socket cannot be watched");
             let reason = EndReason::Resource("epoll entries".into());
@@ -210,24 +230,133 @@ impl IoThread {
                 });
             }
             ToWorker::Drain => self.stage = Stage::Draining,
-            ToWorker::Prepare(lease) => {
-                let (session, reason) = (lease.session, "not built yet".to_owned());
+            ToWorker::Prepare(lease) => self.prepare(*lease, fds),
+            ToWorker::Unprepare { session } => {
+                if let Some(serial) = self.preparation_of(session) {
+                    self.forget_preparation(serial);
+                }
+            }
+            ToWorker::TakeOver { session, expect } => {
+                if let Some(serial) = self.preparation_of(session)
+                    && let Some(preparation) = self.preparations.get_mut(&serial)
+                {
+                    preparation.expect(expect);
+                    self.take_over(serial, now);
+                }
+            }
+            ToWorker::Release { session, to, haste } => {
+                let mut fds = fds;
+                let bell = fds.pop();
+                if self.serials.contains_key(&session) {
+                    self.with_id(session, |s, outbox| {
+                        s.order_release(to, haste, bell, now, outbox);
+                    });
+                } else {
+                    let reason = "this worker does not have it".to_owned();
+                    self.outbox.push((FromWorker::ReleaseFailed { session, reason }, Vec::new()));
+                }
+            }
+            ToWorker::Keep { session } => {
+                self.with_id(session, |s, outbox| {
+                    s.keep();
+                    s.advance(now, outbox);
+                });
+            }
+        }
+    }
+
+    fn prepare(&mut self, lease: Lease, fds: Vec<OwnedFd>) {
+        let session = lease.session;
+        let (serial, wake) = self.new_serial();
+        let begun = Preparation::begin(lease, fds, &wake).map_err(|error| error.to_string());
+        let watched = begun.and_then(|preparation| {
+            let token = (serial << SERIAL_SHIFT) | RELEASED_TOKEN;
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
+            match self.epoll.add(preparation.released(), event) {
+                Ok(()) => Ok(preparation),
+                Err(errno) => Err(format!("its release cannot be watched: {errno}")),
+            }
+        });
+        match watched {
+            Ok(preparation) => {
+                self.preparations.insert(serial, preparation);
+                self.look_at_preparation(serial);
+            }
+            Err(reason) => {
+                tracing::error!(%session, %reason, "a session cannot be prepared");
                 self.outbox.push((FromWorker::PrepareFailed { session, reason }, Vec::new()));
             }
-            ToWorker::Release { .. }
-            | ToWorker::Unprepare { .. }
-            | ToWorker::TakeOver { .. }
-            | ToWorker::Keep { .. } => {}
         }
+    }
+
+    fn look_at_preparation(&mut self, serial: u64) {
+        if let Some(preparation) = self.preparations.get_mut(&serial)
+            && preparation.is_newly_ready()
+        {
+            let session = preparation.id();
+            self.outbox.push((FromWorker::Prepared { session }, Vec::new()));
+        }
+    }
+
+    fn preparation_of(&self, session: SessionId) -> Option<u64> {
+        self.preparations.iter().find(|(_, p)| p.id() == session).map(|(serial, _)| *serial)
+    }
+
+    fn forget_preparation(&mut self, serial: u64) {
+        if let Some(preparation) = self.preparations.remove(&serial) {
+            // Others have the eventfd too: closing ours would leave it in epoll.
+            let _never_watched = self.epoll.delete(preparation.released());
+            if let Some(leftover) = preparation.abandon() {
+                self.leftovers.add(leftover);
+            }
+        }
+    }
+
+    /// The session is ours to take.
+    fn take_over(&mut self, serial: u64, now: Instant) {
+        let Some(preparation) = self.preparations.remove(&serial) else { return };
+        let _never_watched = self.epoll.delete(preparation.released());
+        let id = preparation.id();
+        let bell = Arc::clone(&self.bell);
+        let wake: Wake = Arc::new(move || bell.ring(serial));
+        let taken = preparation.adopt(self.generation, &wake, now, &mut self.outbox);
+        self.begin(id, serial, taken, now);
+    }
+
+    /// The session is another worker's now: nothing here may touch it, or stay in epoll.
+    fn let_go(&mut self, serial: u64) {
+        let Some(entry) = self.entries.remove(&serial) else { return };
+        unwatch(&self.epoll, &entry);
+        for (_, socket, _) in entry.session.push_sockets() {
+            let _never_watched = self.epoll.delete(socket);
+        }
+        self.serials.remove(&entry.session.id());
+        self.leftovers.add(entry.session.into_leftover());
+    }
+
+    fn new_serial(&mut self) -> (u64, Wake) {
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let bell = Arc::clone(&self.bell);
+        (serial, Arc::new(move || bell.ring(serial)))
     }
 
     fn adopt(&mut self, lease: Lease, fds: Vec<OwnedFd>, now: Instant) {
         let id = lease.session;
-        let serial = self.next_serial;
-        self.next_serial += 1;
-        let bell = Arc::clone(&self.bell);
-        let wake: Wake = Arc::new(move || bell.ring(serial));
-        match adopt::adopt(lease, fds, self.generation, &wake, now, &mut self.outbox) {
+        let (serial, wake) = self.new_serial();
+        let adopted = adopt::adopt(lease, fds, self.generation, &wake, now, &mut self.outbox);
+        self.begin(id, serial, adopted, now);
+    }
+
+    /// Goes on with a session that is ours now, or says why it is not.
+    fn begin(
+        &mut self,
+        id: SessionId,
+        serial: u64,
+        adopted: Result<Session, AdoptError>,
+        now: Instant,
+    ) {
+        match adopted {
             Ok(session) => {
                 let at_us = clock::monotonic_us();
                 self.outbox.push((FromWorker::Adopted { session: id, at_us }, Vec::new()));
@@ -256,6 +385,10 @@ impl IoThread {
         let serials: Vec<u64> = self.entries.keys().copied().collect();
         for serial in serials {
             self.with_session(serial, |session, outbox| session.tick(now, outbox));
+        }
+        let followed: Vec<u64> = self.preparations.keys().copied().collect();
+        for serial in followed {
+            self.look_at_preparation(serial);
         }
         if now >= self.next_heartbeat {
             self.next_heartbeat = now + HEARTBEAT_INTERVAL;

@@ -149,6 +149,26 @@ impl SessionMemory {
     }
 }
 
+/// The commit record of a session that somebody else owns, for who follows it.
+pub struct RecordReader(Mapping);
+
+impl RecordReader {
+    /// Maps what holds the record, read-only, after the checks of [`SessionMemory::open`].
+    pub fn open(fd: &impl AsFd) -> Result<Self, MemoryError> {
+        let fd = fd.as_fd();
+        let found = sealed_size(WHAT, fd)?;
+        if found != TOTAL_BYTES as u64 {
+            return Err(MemoryError::Size { what: WHAT, found, expected: TOTAL_BYTES as u64 });
+        }
+        Mapping::new(fd, 0, SCRATCH_AT, Access::Read).map(Self).map_err(MemoryError::io(WHAT))
+    }
+
+    /// The active record, as [`SessionMemory::load_record`].
+    pub fn load(&self) -> Result<Record, MemoryError> {
+        Record::load(&self.0, COMMIT_AT, self.0.atomic_u64(FLIP_AT))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::commit::Section;

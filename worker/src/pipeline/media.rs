@@ -86,6 +86,14 @@ struct Media {
     overload: Overload,
     overload_calls: u64,
     source_size: Option<(u32, u32)>,
+    progress: Progress,
+}
+
+/// Of a follower, beside its owner.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Behind,
+    CaughtUp,
 }
 
 impl Media {
@@ -120,6 +128,7 @@ impl Media {
             overload: Overload { drop: DropPolicy::Normal, rungs_off: 0 },
             overload_calls: 0,
             source_size: None,
+            progress: Progress::Behind,
             spec,
             control,
             outlet,
@@ -131,6 +140,8 @@ impl Media {
         while !self.control.stopping() {
             self.obey()?;
             buffer.clear();
+            self.progress =
+                if source.is_caught_up() { Progress::CaughtUp } else { Progress::Behind };
             match source.next(&mut buffer, PIPELINE_WAIT) {
                 SourceEvent::Packet(packet) => self.packet(&packet, &buffer)?,
                 SourceEvent::Idle => {}
@@ -360,11 +371,11 @@ impl Media {
             return self.skipped(source.index, SkipReason::FrameRateCap);
         }
         let destination = self.pass_gate(&source)?;
-        match (destination, self.warm_up) {
-            (Passage::Stopped, WarmUp::DecodeOnly) => Ok(()),
-            (Passage::Stopped, WarmUp::Encode) | (Passage::Open, _) => {
+        match (destination, self.warm_up, self.progress) {
+            (Passage::Open, ..) | (Passage::Stopped, WarmUp::Encode, Progress::CaughtUp) => {
                 self.encode(source, destination)
             }
+            (Passage::Stopped, ..) => Ok(()),
         }
     }
 

@@ -51,6 +51,11 @@ pub trait PacketSource: Send {
     /// The next packet in log order, its payload copied into `buffer` (which is empty); waits
     /// up to `wait` for one.
     fn next(&mut self, buffer: &mut Vec<u8>, wait: Duration) -> SourceEvent;
+
+    /// Has a follower read all that its owner has been through? Until then it only decodes.
+    fn is_caught_up(&self) -> bool {
+        true
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -134,7 +139,8 @@ pub struct Follow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WarmUp {
     DecodeOnly,
-    /// Encode too and throw it away, so that rate control has a history.
+    /// Once it has caught up with its owner, encode too and throw it away, so that rate control
+    /// has a history.
     Encode,
 }
 
@@ -164,6 +170,14 @@ pub struct LadderState {
     pub source_height: u32,
     /// One for each planned rung.
     pub rungs: Vec<RungDecision>,
+}
+
+impl LadderState {
+    /// Is there a rung to encode?
+    #[must_use]
+    pub fn encodes(&self) -> bool {
+        self.rungs.iter().any(|rung| matches!(rung, RungDecision::Encode { .. }))
+    }
 }
 
 /// What a pipeline gives, in order.

@@ -163,8 +163,10 @@ impl PublishSession {
     #[must_use]
     pub fn asked(&self) -> Option<PublishRequest> {
         match &self.stage {
-            Stage::Asked(client, publication) => Some(request(client, publication)),
-            Stage::Connecting | Stage::Connected(_) | Stage::Publishing(..) | Stage::Over => None,
+            Stage::Asked(client, publication) | Stage::Publishing(client, publication) => {
+                Some(request(client, publication))
+            }
+            Stage::Connecting | Stage::Connected(_) | Stage::Over => None,
         }
     }
 

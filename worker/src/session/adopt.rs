@@ -6,7 +6,7 @@
 use super::ingest::Ingest;
 use super::pipeline_record::PipelineRecord;
 use super::record::{Put, Take};
-use super::stream::{Stream, Wake};
+use super::stream::{Committed, Stream, StreamError, Wake, Warm};
 use super::{Changed, Dirty, Outbox, Phase, Reply, Session, bitrate, refusal, report};
 use crate::media::timeline::{Timeline, TimelineState};
 use crate::rtmp::session::{PublishSession, SessionState};
@@ -17,9 +17,11 @@ use tasuki_shared::id::Generation;
 use tasuki_shared::kernel::{self, Opened};
 use tasuki_shared::memory::MemoryError;
 use tasuki_shared::memory::commit::{CommitWriter, Section};
+use tasuki_shared::memory::log::LogHeads;
 use tasuki_shared::memory::owner::{self, NotExpected};
 use tasuki_shared::memory::session::SessionMemory;
-use tasuki_shared::message::{FromWorker, Lease};
+use tasuki_shared::message::{FromWorker, Lease, LiveLease};
+use tasuki_shared::plan::Plan;
 
 /// Why a session cannot be adopted.
 #[derive(Debug, thiserror::Error)]
@@ -39,23 +41,53 @@ pub enum AdoptError {
     Stream(String),
 }
 
+/// A session's fds and memory before it is ours.
+pub(super) struct Leased {
+    pub lease: Lease,
+    pub socket: OwnedFd,
+    pub memory_fd: OwnedFd,
+    pub memory: SessionMemory,
+    /// One per log, one per push, one per connected push.
+    pub live_fds: Vec<OwnedFd>,
+}
+
+impl Leased {
+    /// Maps the session memory; `fds` are as the message describes them.
+    pub fn open(lease: Lease, mut fds: Vec<OwnedFd>) -> Result<Self, AdoptError> {
+        if fds.len() < 2 {
+            return Err(AdoptError::Fds(fds.len()));
+        }
+        let live_fds = fds.split_off(2);
+        let (Some(memory_fd), Some(socket)) = (fds.pop(), fds.pop()) else {
+            return Err(AdoptError::Fds(fds.len()));
+        };
+        let memory = SessionMemory::open(&memory_fd)?;
+        Ok(Self { lease, socket, memory_fd, memory, live_fds })
+    }
+}
+
 /// Adopts the session of `lease`. `fds` are as the message describes them.
 pub fn adopt(
     lease: Lease,
-    mut fds: Vec<OwnedFd>,
+    fds: Vec<OwnedFd>,
     taker: Generation,
     wake: &Wake,
     now: Instant,
     outbox: &mut Outbox,
 ) -> Result<Session, AdoptError> {
-    if fds.len() < 2 {
-        return Err(AdoptError::Fds(fds.len()));
-    }
-    let live_fds = fds.split_off(2);
-    let (Some(memory_fd), Some(socket)) = (fds.pop(), fds.pop()) else {
-        return Err(AdoptError::Fds(fds.len()));
-    };
-    let memory = SessionMemory::open(&memory_fd)?;
+    take(Leased::open(lease, fds)?, Warm::default(), taker, wake, now, outbox)
+}
+
+/// Takes the owner word from what the lease expects, and goes on from there.
+pub(super) fn take(
+    leased: Leased,
+    warm: Warm,
+    taker: Generation,
+    wake: &Wake,
+    now: Instant,
+    outbox: &mut Outbox,
+) -> Result<Session, AdoptError> {
+    let Leased { lease, socket, memory_fd: _, memory, live_fds } = leased;
     owner::take(memory.owner(), lease.expect, taker)?;
 
     if kernel::was_shut_down(socket.as_fd())? {
@@ -87,6 +119,7 @@ pub fn adopt(
         return Err(MemoryError::Damaged { what: "session memory", why }.into());
     }
     let app = publish.asked().map(|request| request.app).unwrap_or_default();
+    let mut resumption = None;
     let phase = match (lease.live, source_heads) {
         (Some(live), Some(heads)) if was_live => {
             let app = live.plan.app.clone();
@@ -94,7 +127,8 @@ pub fn adopt(
             let pipeline = PipelineRecord::decode(record.section(Section::Pipeline), logs)
                 .map_err(MemoryError::from)?;
             let pushes = record.section(Section::Pushes);
-            let stream = Stream::resume(live, live_fds, heads, pipeline, pushes, wake, now)
+            let committed = Committed { source: heads, pipeline, pushes };
+            let stream = Stream::resume(live, live_fds, committed, warm, wake, now)
                 .map_err(|error| AdoptError::Stream(error.to_string()))?;
             if !ingest.fits(&stream.logs.source) {
                 let why = "an unfinished message lies outside the source log";
@@ -103,8 +137,14 @@ pub fn adopt(
             tracing::debug!(%app, "a live stream is adopted");
             Phase::Live(Box::new(stream))
         }
-        _ => match publish.asked() {
+        (_, heads) => match publish.asked() {
             Some(request) => {
+                // It went live after the lease was made: the verdict brings its logs again.
+                resumption = heads.filter(|_| was_live).map(|source| Resumption {
+                    source,
+                    pipeline: record.section(Section::Pipeline).to_vec(),
+                    pushes: record.section(Section::Pushes).to_vec(),
+                });
                 let ask = FromWorker::Authorize { session: lease.session, request };
                 outbox.push((ask, Vec::new()));
                 Phase::Authorizing { since: now }
@@ -132,12 +172,40 @@ pub fn adopt(
         arrived: bitrate::Arrived::new(now),
         faults: BTreeMap::new(),
         report: report::Meter::new(now),
+        release: None,
+        resumption,
+        generation: taker,
         wake: std::sync::Arc::clone(wake),
     };
     if let Some(reason) = refusal(lease.admission) {
         session.refuse_or_remember(reason, now);
     }
     Ok(session)
+}
+
+/// Where a live stream stopped whose logs did not come with the lease.
+pub(super) struct Resumption {
+    pub source: LogHeads,
+    pub pipeline: Vec<u8>,
+    pub pushes: Vec<u8>,
+}
+
+impl Resumption {
+    /// Goes on with the logs of the verdict; origins are dialled anew.
+    pub fn resume(
+        self,
+        plan: Plan,
+        fds: Vec<OwnedFd>,
+        wake: &Wake,
+        now: Instant,
+    ) -> Result<Stream, StreamError> {
+        let Self { source, pipeline, pushes } = self;
+        let logs = plan.logs().len().saturating_sub(1);
+        let record = PipelineRecord::decode(&pipeline, logs)?;
+        let live = LiveLease { plan, connected: Vec::new() };
+        let committed = Committed { source, pipeline: record, pushes: &pushes };
+        Stream::resume(live, fds, committed, Warm::default(), wake, now)
+    }
 }
 
 /// The publish section: the session's state, and whether its logs exist.

@@ -19,6 +19,9 @@
 //! | [`adopt`] | the one adoption path |
 //! | [`ingest`] | from the socket to complete messages |
 //! | [`commit`] | the writing turn: one flip, then what it covers |
+//! | [`preparation`] | a session that its owner will hand over to us |
+//! | [`shadow`] | its pipeline, following the owner's |
+//! | [`release`] | handing a session over |
 //! | [`placement`] | where unfinished messages are kept |
 //! | [`stream`] | what a live session has: logs, pipeline, outputs |
 //! | [`transcode`] | what the pipeline gives, and where it goes on |
@@ -37,8 +40,11 @@ pub mod ingest;
 pub mod overload;
 mod pipeline_record;
 pub mod placement;
+pub mod preparation;
 pub mod record;
+pub mod release;
 mod report;
+mod shadow;
 pub mod source;
 pub mod stream;
 pub mod tracks;
@@ -51,7 +57,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use stream::Stream;
-use tasuki_shared::id::{PushId, SessionId};
+use tasuki_shared::id::{Generation, PushId, SessionId};
 use tasuki_shared::limits::{
     AUTHORIZE_DEADLINE, DRAINING_DEADLINE, LOBBY_DEADLINE, REPLY_RING_BYTES,
 };
@@ -147,6 +153,12 @@ pub struct Session {
     arrived: bitrate::Arrived,
     faults: BTreeMap<String, u64>,
     report: report::Meter,
+    /// Where its stream goes on once the verdict has brought its logs.
+    resumption: Option<adopt::Resumption>,
+    /// Whom it is to be released to, and when.
+    release: Option<release::Release>,
+    /// Of this process, as the owner word has it.
+    generation: Generation,
     /// Wakes the io thread when a pipeline of this session has something.
     wake: stream::Wake,
 }
@@ -379,10 +391,16 @@ impl Session {
     }
 
     fn go_live(&mut self, plan: Plan, fds: Vec<OwnedFd>, now: Instant, outbox: &mut Outbox) {
-        match Stream::start(plan, fds, &self.wake, now) {
-            Ok(stream) => {
+        let (started, out) = match self.resumption.take() {
+            Some(resumption) => (resumption.resume(plan, fds, &self.wake, now), Vec::new()),
+            None => {
                 let mut out = Vec::new();
                 self.publish.allow(&mut out);
+                (Stream::start(plan, fds, &self.wake, now), out)
+            }
+        };
+        match started {
+            Ok(stream) => {
                 self.phase = Phase::Live(Box::new(stream));
                 self.changed.publish = Dirty::Yes;
                 self.changed.ingest = Dirty::Yes;

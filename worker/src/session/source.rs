@@ -1,5 +1,7 @@
 //! The source log as the pipeline's packet source, read by the media thread.
 
+use super::pipeline_record::PipelineRecord;
+use super::stream::Wake;
 use crate::media::packet::{IsIdr, VideoCodec};
 use crate::media::tag::{self, AudioKind, VideoKind};
 use crate::pipeline::{Declared, Disposable, PacketKind, PacketSource, SourceEvent, SourcePacket};
@@ -8,11 +10,13 @@ use crate::rtmp::command::{self, Metadata};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tasuki_shared::memory::MemoryError;
+use tasuki_shared::memory::commit::Section;
 use tasuki_shared::memory::log::{Entry, EntryKind, HeaderIds, HeaderKind, LogReader, Miss};
 use tasuki_shared::memory::map::Access;
+use tasuki_shared::memory::session::RecordReader;
 
 /// Index behind the last packet that will ever come; `u64::MAX` while the stream goes on.
 #[derive(Clone, Debug)]
@@ -38,6 +42,62 @@ impl End {
     }
 }
 
+/// How far a follower may read: to its owner's last committed frame, until it is lifted.
+pub struct Ceiling {
+    record: RecordReader,
+    /// Logs that the pipeline's section tells of.
+    logs: usize,
+    index: Option<u64>,
+    lifted: Arc<AtomicBool>,
+    caught_up: Arc<AtomicBool>,
+    wake: Wake,
+}
+
+/// What a ceiling says to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Allowed {
+    Yes,
+    NotYet,
+    /// It was lifted just now: there is an order to be looked at first.
+    Lifted,
+}
+
+impl Ceiling {
+    #[must_use]
+    pub fn new(
+        record: RecordReader,
+        logs: usize,
+        lifted: Arc<AtomicBool>,
+        caught_up: Arc<AtomicBool>,
+        wake: Wake,
+    ) -> Self {
+        Self { record, logs, index: None, lifted, caught_up, wake }
+    }
+
+    fn allows(&mut self, index: u64) -> Allowed {
+        if self.lifted.load(Ordering::Acquire) {
+            return Allowed::Lifted;
+        }
+        if self.index.is_some_and(|most| index <= most) {
+            return Allowed::Yes;
+        }
+        // A record that cannot be read now is read with the next packet.
+        let read = self.record.load().ok().and_then(|record| {
+            PipelineRecord::decode(record.section(Section::Pipeline), self.logs).ok()
+        });
+        if let Some(last) = read.and_then(|record| record.last_frame) {
+            self.index = self.index.max(Some(last.source_index));
+        }
+        if self.index.is_some_and(|most| index <= most) {
+            return Allowed::Yes;
+        }
+        if !self.caught_up.swap(true, Ordering::AcqRel) {
+            (self.wake)();
+        }
+        Allowed::NotYet
+    }
+}
+
 /// Where a pipeline begins: video at an IDR, sound where its encoder's history begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct First {
@@ -58,6 +118,7 @@ pub struct LogSource {
     tag: Vec<u8>,
     /// Packets that were overwritten before the media thread came to them.
     lapped: Arc<AtomicU64>,
+    ceiling: Option<Ceiling>,
 }
 
 impl LogSource {
@@ -71,7 +132,39 @@ impl LogSource {
         let log = LogReader::open(fd, Access::ReadWrite)?;
         let given = HeaderIds::default();
         let next = first.video.min(first.audio);
-        Ok(Self { log, first, next, end, given, held: None, tag: Vec::new(), lapped })
+        Ok(Self {
+            log,
+            first,
+            next,
+            end,
+            given,
+            held: None,
+            tag: Vec::new(),
+            lapped,
+            ceiling: None,
+        })
+    }
+
+    /// For who follows an owner.
+    #[must_use]
+    pub fn below(self, ceiling: Ceiling) -> Self {
+        Self { ceiling: Some(ceiling), ..self }
+    }
+
+    /// `None` when the next packet may be read.
+    fn held_back(&mut self, wait: Duration) -> Option<SourceEvent> {
+        match self.ceiling.as_mut()?.allows(self.next) {
+            Allowed::Yes => None,
+            Allowed::NotYet => {
+                // The owner's frames follow its packets: looked at again with each of them.
+                self.log.wait_beyond(self.log.head(), wait);
+                Some(SourceEvent::Idle)
+            }
+            Allowed::Lifted => {
+                self.ceiling = None;
+                Some(SourceEvent::Idle)
+            }
+        }
     }
 
     /// The next entry with its tag in `self.tag`, or why there is none.
@@ -152,6 +245,10 @@ impl LogSource {
 }
 
 impl PacketSource for LogSource {
+    fn is_caught_up(&self) -> bool {
+        self.ceiling.as_ref().is_none_or(|ceiling| ceiling.caught_up.load(Ordering::Relaxed))
+    }
+
     fn next(&mut self, buffer: &mut Vec<u8>, wait: Duration) -> SourceEvent {
         if let Some(entry) = self.held.take()
             && let Some(packet) = self.packet(entry, buffer)
@@ -162,6 +259,9 @@ impl PacketSource for LogSource {
         loop {
             if self.end.reached(self.next) {
                 return SourceEvent::Closed;
+            }
+            if let Some(event) = self.held_back(wait) {
+                return event;
             }
             match self.read() {
                 Ok(entry) => {

@@ -4,6 +4,7 @@
 
 use super::pipeline_record::PipelineRecord;
 use super::record::{BadSection, Take};
+use super::shadow::Shadow;
 use super::source::End;
 use super::tracks::{Judged, Tracks};
 use super::transcode::{Given, Transcode};
@@ -24,7 +25,7 @@ use tasuki_shared::clock;
 use tasuki_shared::id::{PushId, RungId, SessionId};
 use tasuki_shared::memory::MemoryError;
 use tasuki_shared::memory::log::{
-    EntryKind, HEADER_BYTES_MAX, HeaderKind, LogHeads, LogWriter, Reservation,
+    EntryKind, HEADER_BYTES_MAX, HeaderKind, LogHeads, LogWriter, MappedLog, Reservation,
 };
 use tasuki_shared::memory::push::PushMemory;
 use tasuki_shared::message::{FromWorker, LiveLease, Notice};
@@ -53,6 +54,21 @@ enum Pushes {
     Changed,
 }
 
+/// What the record says of a stream, beside its connection.
+pub struct Committed<'a> {
+    pub source: LogHeads,
+    pub pipeline: PipelineRecord,
+    pub pushes: &'a [u8],
+}
+
+/// What a preparation has of a stream before it is its owner's: its logs mapped, in the order of
+/// the plan, and its pipeline following. Empty for a stream that was not prepared.
+#[derive(Default)]
+pub struct Warm {
+    pub logs: Vec<MappedLog>,
+    pub shadow: Option<Shadow>,
+}
+
 /// One live stream.
 pub struct Stream {
     pub plan: Plan,
@@ -78,7 +94,7 @@ impl Stream {
     ) -> Result<Self, StreamError> {
         let heads = vec![LogHeads::empty(); plan.logs().len().saturating_sub(1)];
         let record = PipelineRecord { heads, ..PipelineRecord::default() };
-        Self::assemble(plan, fds, LogHeads::empty(), record, wake, now)
+        Self::assemble(plan, fds, LogHeads::empty(), record, Warm::default(), wake, now)
     }
 
     /// Goes on with a stream that another owner had, where its record says that it stopped.
@@ -86,12 +102,12 @@ impl Stream {
     pub fn resume(
         live: LiveLease,
         mut fds: Vec<OwnedFd>,
-        source: LogHeads,
-        record: PipelineRecord,
-        pushes: &[u8],
+        committed: Committed<'_>,
+        warm: Warm,
         wake: &Wake,
         now: Instant,
     ) -> Result<Self, StreamError> {
+        let Committed { source, pipeline: record, pushes } = committed;
         let LiveLease { plan, connected } = live;
         let memories = plan.logs().len() + plan.pushes.len();
         for socket in fds.split_off(memories.min(fds.len())) {
@@ -100,7 +116,7 @@ impl Stream {
             let _gone_is_as_good = nix::sys::socket::shutdown(fd, how);
         }
         tracing::debug!(connections = connected.len(), "origins are dialled anew");
-        let mut stream = Self::assemble(plan, fds, source, record, wake, now)?;
+        let mut stream = Self::assemble(plan, fds, source, record, warm, wake, now)?;
         let ids = stream.logs.source.heads().headers;
         let video = stream.logs.source.header(HeaderKind::Video, ids.video);
         let audio = stream.logs.source.header(HeaderKind::Audio, ids.audio);
@@ -124,6 +140,7 @@ impl Stream {
         mut fds: Vec<OwnedFd>,
         source: LogHeads,
         record: PipelineRecord,
+        warm: Warm,
         wake: &Wake,
         now: Instant,
     ) -> Result<Self, StreamError> {
@@ -133,14 +150,14 @@ impl Stream {
             return Err(StreamError::Fds { found: fds.len(), expected });
         }
         let push_fds = fds.split_off(kinds.len());
-        let (logs, source_fd) = open_logs(&plan, fds, source, &record.heads)?;
+        let Warm { logs: mapped, shadow } = warm;
+        let (logs, source_fd) = open_logs(&plan, fds, mapped, source, &record.heads)?;
         let mut pushes = Vec::with_capacity(plan.pushes.len());
         for ((id, push), fd) in (0_u8..).zip(&plan.pushes).zip(&push_fds) {
             let feed = feed_of(&plan, push.rung, None);
             pushes.push(Push::new(PushId(id), push.clone(), feed, PushMemory::open(fd)?));
         }
-        let end = End::open();
-        let transcode = Transcode::start(&plan, &source_fd, &logs, record, &end, wake)?;
+        let (transcode, end) = Transcode::start(&plan, &source_fd, &logs, record, shadow, wake)?;
         let recordings = Recording::start_all(&plan);
         Ok(Self {
             plan,
@@ -222,6 +239,11 @@ impl Stream {
             self.set_feeds();
         }
         given != Given::Nothing
+    }
+
+    /// The stream stays with this owner, whatever cut was looked for.
+    pub fn forget_cut(&mut self) {
+        self.transcode.forget_cut(&mut self.logs, &mut self.counts);
     }
 
     /// Overload, dials, deadlines.
@@ -421,16 +443,21 @@ impl Stream {
 fn open_logs(
     plan: &Plan,
     fds: Vec<OwnedFd>,
+    mapped: Vec<MappedLog>,
     source_heads: LogHeads,
     heads: &[LogHeads],
 ) -> Result<(Logs, OwnedFd), StreamError> {
+    let mut mapped = mapped.into_iter();
     let kinds = plan.logs();
     let heads = std::iter::once(&source_heads).chain(heads);
     let mut source = None;
     let mut audio = None;
     let mut rungs: Vec<Option<LogWriter>> = plan.rungs.iter().map(|_| None).collect();
     for (((kind, _), fd), heads) in kinds.iter().zip(&fds).zip(heads) {
-        let log = LogWriter::resume(fd, *heads)?;
+        let log = match mapped.next() {
+            Some(log) => LogWriter::resume_mapped(log, *heads)?,
+            None => LogWriter::resume(fd, *heads)?,
+        };
         match *kind {
             LogKind::Source => source = Some(log),
             LogKind::Audio => audio = Some(log),

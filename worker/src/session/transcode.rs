@@ -7,6 +7,7 @@
 use super::overload::Overload;
 use super::pipeline_record::PipelineRecord;
 use super::report::Counts;
+use super::shadow::Shadow;
 use super::source::{End, First, LogSource};
 use super::stream::{StreamError, Wake};
 use super::{Outbox, report};
@@ -25,10 +26,11 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+use tasuki_shared::clock;
 use tasuki_shared::id::{RungId, SessionId};
-use tasuki_shared::memory::log::{EntryKind, LogHeads};
+use tasuki_shared::memory::log::{Entry, EntryKind, LogHeads};
 use tasuki_shared::message::{FromWorker, Notice};
-use tasuki_shared::plan::{AudioPlan, Plan, RungKind};
+use tasuki_shared::plan::{AudioPlan, LogKind, Plan, RungKind};
 
 /// Outputs of the pipeline taken in one wake-up; then the others have their turn.
 const ROUNDS_MAX: usize = 256;
@@ -54,6 +56,23 @@ pub struct Transcode {
     lapped: Arc<AtomicU64>,
     /// Pipelines that ended and whose threads are still to be joined.
     ended: Vec<Pipeline>,
+    /// A follower that could not be gone on with.
+    stale: Option<Shadow>,
+    cut_wish: CutWish,
+}
+
+/// Is the stream to be handed over before its next IDR?
+enum CutWish {
+    None,
+    /// Before the first IDR from then on.
+    AtIdr {
+        from: Instant,
+    },
+    /// It stands there: the next picture would be an IDR, and is the next owner's. It is kept for
+    /// the case that the session stays.
+    Reached {
+        next: Option<Box<EncodedPicture>>,
+    },
 }
 
 /// What others must know of a turn.
@@ -67,15 +86,15 @@ pub enum Given {
 
 impl Transcode {
     /// Starts the pipeline that the plan needs, if any, where `record` says that the last owner
-    /// stopped.
+    /// stopped; or goes on with the one that followed that owner, if it can.
     pub fn start(
         plan: &Plan,
         source: &impl AsFd,
         logs: &Logs,
         record: PipelineRecord,
-        end: &End,
+        shadow: Option<Shadow>,
         wake: &Wake,
-    ) -> Result<Self, StreamError> {
+    ) -> Result<(Self, End), StreamError> {
         let PipelineRecord { last_frame, audio, ladder, heads: _ } = record;
         let mut transcode = Self {
             state: State::None,
@@ -86,12 +105,34 @@ impl Transcode {
             audio,
             lapped: Arc::new(AtomicU64::new(0)),
             ended: Vec::new(),
+            cut_wish: CutWish::None,
+            stale: None,
         };
+        if let Some(shadow) = shadow {
+            if shadow.fits(transcode.ladder.as_ref()) {
+                let (pipeline, lapped, end) = shadow.go_live(transcode.cut(plan, logs));
+                (transcode.state, transcode.lapped) = (State::Running(pipeline), lapped);
+                // The follower may wait for the next packet, and has orders to look at.
+                logs.source.wake();
+                return Ok((transcode, end));
+            }
+            transcode.stale = Some(shadow);
+        }
+        let end = End::open();
         if plan.transcodes() || matches!(plan.audio, AudioPlan::Aac { .. }) {
-            let pipeline = transcode.open(plan, source, logs, end, wake)?;
+            let pipeline = transcode.open(plan, source, logs, &end, wake)?;
             transcode.state = State::Running(pipeline);
         }
-        Ok(transcode)
+        Ok((transcode, end))
+    }
+
+    /// Where the pipeline of the next owner begins to count.
+    fn cut(&self, plan: &Plan, logs: &Logs) -> Cut {
+        Cut {
+            after: self.last_frame,
+            vbv_init: rate_fullness_of(plan, logs),
+            audio_next_pts_samples: self.audio.map(|audio| audio.next_pts_samples),
+        }
     }
 
     fn open(
@@ -116,13 +157,13 @@ impl Transcode {
             First { video, audio: self.audio.map_or(video, |audio| audio.source_index) }
         };
         let packets = LogSource::open(source, first, end.clone(), Arc::clone(&self.lapped))?;
-        let vbv_init = rate_fullness(plan, logs);
+        let cut = self.cut(plan, logs);
         let start = if fresh {
             Start::Fresh
         } else {
             Start::Follow(Follow {
                 ladder: self.ladder.clone(),
-                vbv_init: vbv_init.clone(),
+                vbv_init: cut.vbv_init.clone(),
                 warm_up: WarmUp::DecodeOnly,
                 audio: self.audio,
             })
@@ -138,11 +179,7 @@ impl Transcode {
         };
         let pipeline = Pipeline::start(spec, Box::new(packets), Arc::clone(wake))?;
         if !fresh {
-            pipeline.go_live(Cut {
-                after: self.last_frame,
-                vbv_init,
-                audio_next_pts_samples: self.audio.map(|audio| audio.next_pts_samples),
-            });
+            pipeline.go_live(cut);
         }
         Ok(pipeline)
     }
@@ -158,6 +195,9 @@ impl Transcode {
         let mut given = Given::Nothing;
         for _ in 0..ROUNDS_MAX {
             let State::Running(pipeline) = &self.state else { break };
+            if self.is_at_cut() {
+                break;
+            }
             let Some(output) = pipeline.poll() else { break };
             if given == Given::Nothing {
                 given = Given::Something;
@@ -170,7 +210,17 @@ impl Transcode {
                 PipelineOutput::Header { rung, avcc, width, height } => {
                     self.take_header(logs, counts, rung, &avcc, width, height);
                 }
-                PipelineOutput::Frame(picture) => self.take_picture(logs, counts, picture),
+                PipelineOutput::Frame(picture) => {
+                    if let CutWish::AtIdr { from } = self.cut_wish
+                        && picture.keyframe == IsIdr::Idr
+                        && clock::now() >= from
+                    {
+                        // This picture is the next owner's, who encodes it anew.
+                        self.cut_wish = CutWish::Reached { next: Some(Box::new(picture)) };
+                        break;
+                    }
+                    self.take_picture(logs, counts, picture);
+                }
                 PipelineOutput::AudioHeader { asc } => {
                     let head = tag::audio_tag_header(WrittenAudio::SequenceHeader);
                     let parts: [&[u8]; 2] = [&head, &asc];
@@ -188,6 +238,45 @@ impl Transcode {
             State::Running(_) | State::None | State::Done => PipelineState::Empty,
         };
         given
+    }
+
+    /// Stops before the first IDR that comes at `from` or later; a stream without a pipeline has
+    /// no seam and stands at once.
+    pub fn cut_at_idr(&mut self, from: Instant) {
+        self.cut_wish = match self.state {
+            State::Running(_) if self.ladder.as_ref().is_some_and(LadderState::encodes) => {
+                CutWish::AtIdr { from }
+            }
+            State::Running(_) | State::None | State::Done => CutWish::Reached { next: None },
+        };
+    }
+
+    /// The session stays: goes on with what was held back.
+    pub fn forget_cut(&mut self, logs: &mut Logs, counts: &mut Counts) {
+        match std::mem::replace(&mut self.cut_wish, CutWish::None) {
+            CutWish::Reached { next: Some(picture) } => self.take_picture(logs, counts, *picture),
+            CutWish::Reached { next: None } | CutWish::AtIdr { .. } | CutWish::None => {}
+        }
+    }
+
+    /// Does it stand where it can be handed over?
+    #[must_use]
+    pub fn is_at_cut(&self) -> bool {
+        matches!(self.cut_wish, CutWish::Reached { .. })
+    }
+
+    /// Can the next owner decode the frame after the last one given?
+    #[must_use]
+    pub fn has_anchor(&self, logs: &Logs) -> bool {
+        match (&self.state, self.last_frame) {
+            (State::Running(_), Some(last))
+                if self.ladder.as_ref().is_some_and(LadderState::encodes) =>
+            {
+                let anchor = logs.source.entry(last.source_index).and_then(|entry| entry.keyframe);
+                anchor.is_some_and(|anchor| logs.source.entry(anchor).is_some())
+            }
+            (State::Running(_) | State::None | State::Done, _) => true,
+        }
     }
 
     /// Looks at the lag and gives orders.
@@ -237,13 +326,15 @@ impl Transcode {
 
     /// Threads that are still to be joined.
     pub fn take_leftovers(&mut self) -> impl Iterator<Item = Leftover> + '_ {
-        self.ended.drain(..).map(|pipeline| -> Leftover {
+        let stale = self.stale.take().map(|shadow| -> Leftover { Box::new(move || shadow.stop()) });
+        let ended = self.ended.drain(..).map(|pipeline| -> Leftover {
             Box::new(move || {
                 if pipeline.stop() == crate::pipeline::StopOutcome::Abandoned {
                     tracing::error!("a codec thread hangs and is left behind");
                 }
             })
-        })
+        });
+        ended.chain(stale)
     }
 
     fn take_header(
@@ -305,21 +396,35 @@ impl Transcode {
     }
 }
 
-/// How full each encoded rung's rate buffer is after what its log holds.
-fn rate_fullness(plan: &Plan, logs: &Logs) -> Vec<(RungId, f32)> {
+fn rate_fullness_of(plan: &Plan, logs: &Logs) -> Vec<(RungId, f32)> {
+    let writers: Vec<_> = logs.audio.iter().chain(logs.rungs.iter().flatten()).collect();
+    let heads: Vec<LogHeads> = writers.iter().map(|log| log.heads()).collect();
+    rate_fullness(plan, &heads, |log, index| writers.get(log)?.entry(index))
+}
+
+/// How full each encoded rung's rate buffer is after what its log holds. `heads` and the first
+/// argument of `entry` are in the order of the plan's logs, without the source log.
+pub fn rate_fullness(
+    plan: &Plan,
+    heads: &[LogHeads],
+    entry: impl Fn(usize, u64) -> Option<Entry>,
+) -> Vec<(RungId, f32)> {
     let mut found = Vec::new();
-    for (id, (rung, log)) in (0_u8..).zip(plan.rungs.iter().zip(&logs.rungs)) {
-        let (RungKind::Encoded(encoded), Some(log)) = (&rung.kind, log) else { continue };
+    for (at, ((kind, _), heads)) in plan.logs().iter().skip(1).zip(heads).enumerate() {
+        let LogKind::Rung(id) = *kind else { continue };
+        let Some(RungKind::Encoded(encoded)) = plan.rung(id).map(|rung| &rung.kind) else {
+            continue;
+        };
         let mut bucket = RateBucket::new(encoded.bitrate_bps);
-        let head = log.heads().index_head;
+        let head = heads.index_head;
         for index in head.saturating_sub(RATE_HISTORY_PICTURES)..head {
-            if let Some(entry) = log.entry(index)
+            if let Some(entry) = entry(at, index)
                 && entry.kind.is_video_frame()
             {
                 bucket.sent(entry.length as usize, entry.dts_ms);
             }
         }
-        found.push((RungId(id), bucket.fullness()));
+        found.push((id, bucket.fullness()));
     }
     found
 }

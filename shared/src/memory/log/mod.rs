@@ -23,7 +23,7 @@ mod reader;
 mod writer;
 
 pub use reader::{LogReader, Miss};
-pub use writer::{LogHeads, LogWriter, Reservation};
+pub use writer::{LogHeads, LogWriter, MappedLog, Reservation};
 
 use super::map::{Access, Mapping, RingMapping, create_sealed, sealed_size};
 use super::{MemoryError, PAGE_BYTES};

@@ -78,6 +78,21 @@ pub struct Reservation {
     pub fill: u32,
 }
 
+/// A log that is mapped by who may become its writer: looked into, not written.
+pub struct MappedLog(LogMemory);
+
+impl MappedLog {
+    pub fn open(fd: &impl AsFd) -> Result<Self, MemoryError> {
+        LogMemory::open(fd, Access::ReadWrite).map(Self)
+    }
+
+    /// The entry of a committed index, if it is still there.
+    #[must_use]
+    pub fn entry(&self, index: u64) -> Option<Entry> {
+        self.0.entry(index)
+    }
+}
+
 /// The one writer of a log.
 pub struct LogWriter {
     memory: LogMemory,
@@ -89,7 +104,12 @@ pub struct LogWriter {
 impl LogWriter {
     /// Maps a log and goes on from committed heads.
     pub fn resume(fd: &impl AsFd, heads: LogHeads) -> Result<Self, MemoryError> {
-        let memory = LogMemory::open(fd, Access::ReadWrite)?;
+        Self::resume_mapped(MappedLog::open(fd)?, heads)
+    }
+
+    /// As [`Self::resume`], for a log that was mapped before.
+    pub fn resume_mapped(log: MappedLog, heads: LogHeads) -> Result<Self, MemoryError> {
+        let MappedLog(memory) = log;
         let damaged = |why| MemoryError::Damaged { what: WHAT, why };
         if heads.keyframe.is_some_and(|index| index >= heads.index_head) {
             return Err(damaged("a keyframe beyond the head"));

@@ -1,0 +1,116 @@
+//! A live stream's pipeline beside its owner's: it decodes what the owner has committed, warms
+//! encoders and gives nothing, until the session is handed over.
+//!
+//! The owner writes on meanwhile. What the follower may read is bounded by the owner's commit
+//! record: no packet beyond the last committed frame, so it is never ahead and the very next frame
+//! is still to be decoded when it becomes the owner.
+
+use super::pipeline_record::PipelineRecord;
+use super::source::{Ceiling, End, First, LogSource};
+use super::stream::{StreamError, Wake};
+use super::transcode::rate_fullness;
+use crate::pipeline::{
+    Cut, Declared, Follow, LadderState, Pipeline, PipelineSpec, Start, StopOutcome, WarmUp,
+};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tasuki_shared::memory::commit::Section;
+use tasuki_shared::memory::log::MappedLog;
+use tasuki_shared::memory::session::RecordReader;
+use tasuki_shared::plan::Plan;
+
+/// See the module.
+pub struct Shadow {
+    pipeline: Pipeline,
+    /// What its encoders were made from.
+    ladder: LadderState,
+    lifted: Arc<AtomicBool>,
+    caught_up: Arc<AtomicBool>,
+    lapped: Arc<AtomicU64>,
+    end: End,
+}
+
+impl Shadow {
+    /// Follows the stream of `plan`, if it has anything to be followed: encoded frames, and the
+    /// keyframe that decoding the next one needs.
+    pub fn start(
+        plan: &Plan,
+        session: &OwnedFd,
+        source: &OwnedFd,
+        logs: &[MappedLog],
+        wake: &Wake,
+    ) -> Result<Option<Self>, StreamError> {
+        let reader = RecordReader::open(session)?;
+        let record = reader.load()?;
+        let count = plan.logs().len();
+        let record = PipelineRecord::decode(record.section(Section::Pipeline), count - 1)?;
+        let PipelineRecord { last_frame: Some(last), audio, ladder: Some(ladder), heads } = record
+        else {
+            return Ok(None);
+        };
+        let anchor = logs.first().and_then(|log| log.entry(last.source_index)?.keyframe);
+        let (Some(anchor), true) = (anchor, plan.transcodes()) else { return Ok(None) };
+        let lifted = Arc::new(AtomicBool::new(false));
+        let caught_up = Arc::new(AtomicBool::new(false));
+        let lapped = Arc::new(AtomicU64::new(0));
+        let end = End::open();
+        let ceiling = Ceiling::new(
+            reader,
+            count - 1,
+            Arc::clone(&lifted),
+            Arc::clone(&caught_up),
+            Arc::clone(wake),
+        );
+        let first =
+            First { video: anchor, audio: audio.map_or(anchor, |audio| audio.source_index) };
+        let packets = LogSource::open(&source.as_fd(), first, end.clone(), Arc::clone(&lapped))?
+            .below(ceiling);
+        let entry = |log: usize, index| logs.get(log + 1).and_then(|log| log.entry(index));
+        let follow = Follow {
+            ladder: Some(ladder.clone()),
+            vbv_init: rate_fullness(plan, &heads, entry),
+            warm_up: WarmUp::Encode,
+            audio,
+        };
+        let spec = PipelineSpec {
+            rungs: plan.rungs.clone(),
+            audio: plan.audio,
+            blur: plan.blur.clone(),
+            limits: plan.limits,
+            declared: Declared::default(),
+            start: Start::Follow(follow),
+        };
+        let pipeline = Pipeline::start(spec, Box::new(packets), Arc::clone(wake))?;
+        Ok(Some(Self { pipeline, ladder, lifted, caught_up, lapped, end }))
+    }
+
+    /// Has it decoded everything that it may?
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        self.caught_up.load(Ordering::Acquire)
+    }
+
+    /// Can it go on from a stream whose ladder is this?
+    #[must_use]
+    pub fn fits(&self, ladder: Option<&LadderState>) -> bool {
+        ladder == Some(&self.ladder)
+    }
+
+    /// The owner now: what comes after the cut is given.
+    #[must_use]
+    pub fn go_live(self, cut: Cut) -> (Pipeline, Arc<AtomicU64>, End) {
+        let Self { pipeline, ladder: _, lifted, caught_up: _, lapped, end } = self;
+        // In this order: a packet beyond the cut must not be read before the cut is known.
+        pipeline.go_live(cut);
+        lifted.store(true, Ordering::Release);
+        (pipeline, lapped, end)
+    }
+
+    /// Ends it; may block.
+    pub fn stop(self) {
+        if self.pipeline.stop() == StopOutcome::Abandoned {
+            tracing::error!("a codec thread hangs and is left behind");
+        }
+    }
+}
