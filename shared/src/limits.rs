@@ -81,6 +81,8 @@ pub const BLUR_RECTS_MAX: usize = 16;
 pub const STAGE_QUEUE_FRAMES_MAX: usize = 2;
 /// What a pipeline has finished and nobody has fetched; beyond it the media thread waits.
 pub const PIPELINE_OUTPUTS_MAX: usize = 64;
+/// With more packets than this in the source log, a stream's rungs are encoded beside each other.
+pub const PACKETS_WAITING_MAX: u64 = 4;
 /// Packets inside a decoder; the oldest beyond it is given up.
 pub const DECODER_PACKETS_MAX: usize = 40;
 /// Frames looked at when nothing declares a frame rate.

@@ -2,7 +2,7 @@
 //! the schedule of IDRs.
 
 use super::cadence::IdrSchedule;
-use super::encode::{Destination, Job, RungThread};
+use super::encode::{Destination, Job, RungThread, Worker};
 use super::filter::Filter;
 use super::outlet::Outlet;
 use super::scale::Cascade;
@@ -79,7 +79,7 @@ impl Encoding {
         for rung in &self.rungs {
             if let Some(fullness) = fullness.get(&rung.rung) {
                 // A rung that is gone is noticed with the next frame.
-                let _ = rung.send(Job::VbvInit(*fullness));
+                let _ = rung.give(Job::VbvInit(*fullness), Worker::Caller);
             }
         }
     }
@@ -110,9 +110,10 @@ impl Encoding {
         self.cascade.run(&frame, wanted)
     }
 
-    /// Hands pictures to the rungs' threads; waits while a queue is full.
+    /// Has pictures encoded; by the rungs' threads, this waits while a queue is full.
     pub fn dispatch(
         &mut self,
+        worker: Worker,
         scaled: Vec<(RungId, Frame)>,
         keyframe: IsIdr,
         result: Destination,
@@ -126,7 +127,7 @@ impl Encoding {
             let Some(position) = self.rungs.iter().position(|thread| thread.rung == rung) else {
                 continue;
             };
-            if self.rungs[position].send(Job::Encode { frame, idr, result }).is_err() {
+            if self.rungs[position].give(Job::Encode { frame, idr, result }, worker).is_err() {
                 outlet.abandon(rung);
                 self.rungs.remove(position);
             }

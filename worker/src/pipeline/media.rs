@@ -7,7 +7,7 @@
 use super::audio::AudioStage;
 use super::cadence::{RateCap, measured_rate, rate_of};
 use super::decode::{DecodeStage, Decoded, SourceFrame};
-use super::encode::Destination;
+use super::encode::{Destination, Worker};
 use super::encoding::Encoding;
 use super::filter::Filter;
 use super::outlet::{Closed, Outlet};
@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tasuki_shared::id::RungId;
-use tasuki_shared::limits::{FRAME_RATE_SAMPLE_FRAMES, PIPELINE_WAIT};
+use tasuki_shared::limits::{FRAME_RATE_SAMPLE_FRAMES, PACKETS_WAITING_MAX, PIPELINE_WAIT};
 use tasuki_shared::plan::AudioPlan;
 
 /// Starts the thread.
@@ -87,6 +87,7 @@ struct Media {
     overload_calls: u64,
     source_size: Option<(u32, u32)>,
     progress: Progress,
+    worker: Worker,
 }
 
 /// Of a follower, beside its owner.
@@ -129,6 +130,7 @@ impl Media {
             overload_calls: 0,
             source_size: None,
             progress: Progress::Behind,
+            worker: Worker::Threads,
             spec,
             control,
             outlet,
@@ -140,6 +142,11 @@ impl Media {
         while !self.control.stopping() {
             self.obey()?;
             buffer.clear();
+            self.worker = if source.waiting() > PACKETS_WAITING_MAX {
+                Worker::Threads
+            } else {
+                Worker::Caller
+            };
             self.progress =
                 if source.is_caught_up() { Progress::CaughtUp } else { Progress::Behind };
             match source.next(&mut buffer, PIPELINE_WAIT) {
@@ -428,7 +435,7 @@ impl Media {
                 Destination::Entry(self.outlet.open_frame(index, pts_ms, keyframe, &wanted)?)
             }
         };
-        encoding.dispatch(scaled, keyframe, result, &self.outlet);
+        encoding.dispatch(self.worker, scaled, keyframe, result, &self.outlet);
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //!                   sound: decode → resample → encode ───┼─────────────────────────────┘
 //!                                                        (bounded queues)
 //! ```
+//! The rungs' threads work only while packets wait; else the media thread encodes (see [`encode`]).
 //!
 //! Invariants: outputs come in one order, and a frame only when all active rungs have it. Every
 //! video packet becomes exactly one `Frame` or `Skipped`, once the gate is open. IDRs stand on
@@ -51,6 +52,11 @@ pub trait PacketSource: Send {
     /// The next packet in log order, its payload copied into `buffer` (which is empty); waits
     /// up to `wait` for one.
     fn next(&mut self, buffer: &mut Vec<u8>, wait: Duration) -> SourceEvent;
+
+    /// Packets that are there and not read.
+    fn waiting(&self) -> u64 {
+        0
+    }
 
     /// Has a follower read all that its owner has been through? Until then it only decodes.
     fn is_caught_up(&self) -> bool {

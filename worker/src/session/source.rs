@@ -245,6 +245,10 @@ impl LogSource {
 }
 
 impl PacketSource for LogSource {
+    fn waiting(&self) -> u64 {
+        self.log.head().saturating_sub(self.next)
+    }
+
     fn is_caught_up(&self) -> bool {
         self.ceiling.as_ref().is_none_or(|ceiling| ceiling.caught_up.load(Ordering::Relaxed))
     }
