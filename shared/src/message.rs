@@ -131,9 +131,11 @@ pub enum FromWorker {
 }
 
 /// How long an owner may look for a good cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Haste {
     /// At the next IDR that all rungs have anyway.
+    #[default]
     Scheduled,
     /// After the frame in hand.
     Now,

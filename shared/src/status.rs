@@ -1,5 +1,6 @@
 //! Schema of the status socket: one JSON request a line, JSON replies. See docs/PROTOCOL.md.
 
+use crate::message::Haste;
 use serde::{Deserialize, Serialize};
 
 /// What a client may ask. `{"request":"status"}`
@@ -14,9 +15,18 @@ pub enum Request {
     End { session: String },
     /// Recycles one worker (`worker`: its slot) or all of them, one after another. Answered by a
     /// `Reply::Recycled` for each as it is done, then `Reply::Done`; or by `Reply::Refused`.
-    Rotate { worker: Option<String>, reason: String },
+    Rotate {
+        worker: Option<String>,
+        reason: String,
+        #[serde(default)]
+        haste: Haste,
+    },
     /// Moves one session to another worker. Answered by `Reply::Moved` or `Reply::Refused`.
-    Move { session: String },
+    Move {
+        session: String,
+        #[serde(default)]
+        haste: Haste,
+    },
     /// Takes nothing new and leaves when the last session has ended. Answered by `Reply::Done`.
     Drain,
 }

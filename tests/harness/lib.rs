@@ -9,6 +9,7 @@ pub mod child;
 pub mod fixture;
 pub mod flv;
 pub mod frames;
+pub mod moves;
 pub mod named;
 pub mod obs;
 pub mod obs_passage;

@@ -165,6 +165,14 @@ impl Origin {
         })
     }
 
+    /// RTMP connections that it ever accepted.
+    pub fn accepts(&self) -> Result<u64> {
+        let page = self.statistics()?;
+        let (_, rest) = page.split_once("<naccepted>").context("no count of accepts")?;
+        let (count, _) = rest.split_once('<').context("an end of the count")?;
+        Ok(count.trim().parse()?)
+    }
+
     /// The RTMP module's statistics as XML.
     pub fn statistics(&self) -> Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.http_port))?;

@@ -17,6 +17,8 @@ use std::time::Duration;
 use tasuki_shared::status::{Reply, Request, SessionStatus, Status};
 
 const START_BOUND: Duration = Duration::from_secs(20);
+/// A move or a rotation is answered when it is over.
+const REPLY_BOUND: Duration = Duration::from_secs(60);
 const STATUS_BOUND: Duration = Duration::from_secs(5);
 /// SIGTERM waits for sessions; a test that has ended its own waits no longer than this.
 pub const STOP_BOUND: Duration = Duration::from_secs(15);
@@ -208,6 +210,12 @@ impl Server {
         ask(&self.socket)
     }
 
+    /// Asks one thing of the status socket and takes one reply.
+    pub fn request(&mut self, request: &Request) -> Result<Reply> {
+        self.process.must_run()?;
+        reply_of(&ask_line(&self.socket, request, REPLY_BOUND)?)
+    }
+
     /// Asks for the status until `condition` gives a value.
     pub fn wait_status<T>(
         &mut self,
@@ -276,24 +284,29 @@ pub fn refused(run: &Path, config: &str) -> Result<(Option<i32>, String)> {
 }
 
 fn ask(socket: &Path) -> Result<Status> {
-    let line = ask_text(socket)?;
-    match serde_json::from_str(&line).with_context(|| format!("the status reply {line:?}"))? {
+    match reply_of(&ask_text(socket)?)? {
         Reply::Status(status) => Ok(*status),
         other @ (Reply::Event(_)
         | Reply::Recycled(_)
         | Reply::Moved(_)
         | Reply::Done
-        | Reply::Refused { .. }) => {
-            bail!("the status request was answered by {other:?}")
-        }
+        | Reply::Refused { .. }) => bail!("the status request was answered by {other:?}"),
     }
 }
 
+fn reply_of(line: &str) -> Result<Reply> {
+    serde_json::from_str(line).with_context(|| format!("the reply {line:?}"))
+}
+
 fn ask_text(socket: &Path) -> Result<String> {
+    ask_line(socket, &Request::Status, STATUS_BOUND)
+}
+
+fn ask_line(socket: &Path, request: &Request, bound: Duration) -> Result<String> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(STATUS_BOUND))?;
-    stream.set_write_timeout(Some(STATUS_BOUND))?;
-    let mut request = serde_json::to_vec(&Request::Status)?;
+    stream.set_read_timeout(Some(bound))?;
+    stream.set_write_timeout(Some(bound))?;
+    let mut request = serde_json::to_vec(request)?;
     request.push(b'\n');
     stream.write_all(&request)?;
     let mut line = String::new();
