@@ -2,6 +2,7 @@
 
 mod harness;
 mod main_path;
+mod moves;
 
 use std::process::ExitCode;
 use tasuki_tests::named::{self, Named};
@@ -16,6 +17,16 @@ const SOAKS: &[Named] = &[
         name: "main-path",
         about: "1080p30 through the default ladder, every frame accounted for [--seconds N]",
         run: main_path::run,
+    },
+    Named {
+        name: "moves",
+        about: "small streams moved from worker to worker, every frame accounted for [--moves N] [--streams N]",
+        run: moves::run_small,
+    },
+    Named {
+        name: "moves-large",
+        about: "1080p30 and 720p60 moved, every frame accounted for [--moves N]",
+        run: moves::run_large,
     },
     Named {
         name: "obs",

@@ -34,7 +34,10 @@ pub fn run_obs(arguments: &[String]) -> Result<()> {
 }
 
 /// The directory stays where it is when the run fails.
-fn in_kept_directory(label: &str, body: impl FnOnce(&RunDirectory) -> Result<()>) -> Result<()> {
+pub fn in_kept_directory<T>(
+    label: &str,
+    body: impl FnOnce(&RunDirectory) -> Result<T>,
+) -> Result<T> {
     let run = RunDirectory::new(label)?;
     let result = body(&run);
     if result.is_err() {
