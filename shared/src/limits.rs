@@ -256,3 +256,48 @@ pub const WARM_UP: Duration = Duration::from_secs(1);
 pub const CUT_SEARCH_MAX: Duration = Duration::from_secs(4);
 /// Before an old owner frees what a session had: freeing it at once takes the next owner's processor.
 pub const OLD_OWNER_REST: Duration = Duration::from_millis(20);
+const _: () = assert!(
+    CUT_SEARCH_MAX.as_secs() < RELEASE_SCHEDULED_DEADLINE.as_secs(),
+    "an owner stops looking for a cut before the supervisor's patience ends"
+);
+
+// Planned hand-offs and recycles.
+/// From `Prepare` to `Prepared`: opening codecs and decoding along from the anchor.
+pub const PREPARE_DEADLINE: Duration = Duration::from_secs(15);
+/// From `Release` to the release when the owner may wait for a scheduled IDR.
+pub const RELEASE_SCHEDULED_DEADLINE: Duration = Duration::from_secs(6);
+/// The same when it may not.
+pub const RELEASE_NOW_DEADLINE: Duration = Duration::from_secs(2);
+const _: () = assert!(
+    IDR_DISTANCE_MAX_MS.unsigned_abs() < RELEASE_SCHEDULED_DEADLINE.as_secs() * 1000,
+    "a scheduled IDR comes before the supervisor's patience ends"
+);
+/// How long the old owner's account of the cut is waited for once the taker works.
+pub const CUT_REPORT_DEADLINE: Duration = Duration::from_secs(1);
+/// A session that was released too late waits this long for a taker that may be at it, before it
+/// is leased anew.
+pub const OFFER_GRACE: Duration = Duration::from_millis(500);
+/// Sessions of one recycle that are on their way at once.
+pub const MOVES_AT_ONCE_MAX: usize = 4;
+/// Attempts to move one session in one recycle.
+pub const MOVE_ATTEMPTS_MAX: u32 = 3;
+/// Moves of one session in one recycle called off because the session itself changed.
+pub const MOVE_CALL_OFFS_MAX: u32 = 8;
+/// Between two attempts.
+pub const MOVE_RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Recycles under way at once.
+pub const RECYCLES_AT_ONCE_MAX: usize = 1;
+/// Recycles that wait for their turn.
+pub const RECYCLES_WAITING_MAX: usize = 1024;
+/// Recycles that are over and still told of.
+pub const RECYCLES_TOLD_MAX: usize = 16;
+/// How long a recycle waits for a fresh worker, before anything is moved.
+pub const FRESH_WORKER_DEADLINE: Duration = Duration::from_secs(40);
+const _: () = assert!(
+    READY_DEADLINE.as_secs() < FRESH_WORKER_DEADLINE.as_secs(),
+    "a recycle waits for a worker that is slow to start"
+);
+/// A recycle none of whose sessions finds a way for this long is given up.
+pub const MOVING_STALL_DEADLINE: Duration = Duration::from_secs(60);
+/// From `Drain` to a worker without sessions to its kill.
+pub const LINGER_DEADLINE: Duration = Duration::from_secs(10);

@@ -27,21 +27,24 @@ use tasuki_shared::clock;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::id::{Generation, SessionId};
 use tasuki_shared::kernel::{self, Death};
-use tasuki_shared::limits::{FDS_RESERVED, SAMPLE_INTERVAL, TICK_INTERVAL, WATCH_EVENTS_MAX};
+use tasuki_shared::limits::{
+    FDS_RESERVED, RECYCLES_WAITING_MAX, SAMPLE_INTERVAL, TICK_INTERVAL, WATCH_EVENTS_MAX,
+};
 use tasuki_shared::message::{Envelope, FromWorker, Role, ToWorker};
 use tasuki_shared::status::{Reply, Status};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::task::{JoinHandle, LocalSet};
 
-/// The core behind its trait: which rules it has is of no interest here.
+/// The core behind its trait.
 pub trait Decide {
     fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect>;
     fn status(&self, now: Duration) -> Status;
     fn has_session(&self, session: SessionId) -> bool;
+    fn reload(&mut self, now: Duration, reloaded: Reloaded) -> Vec<Effect>;
 }
 
-impl<R: Rules> Decide for Core<R> {
+impl Decide for Core<Box<dyn Rules>> {
     fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect> {
         Self::handle(self, now, event)
     }
@@ -53,12 +56,22 @@ impl<R: Rules> Decide for Core<R> {
     fn has_session(&self, session: SessionId) -> bool {
         Self::has_session(self, session)
     }
+
+    fn reload(&mut self, now: Duration, reloaded: Reloaded) -> Vec<Effect> {
+        Self::reload(self, now, reloaded.settings, reloaded.rules)
+    }
 }
 
 pub type SharedShell = Rc<RefCell<Shell>>;
 
-/// What SIGHUP does until rotation: look at the configuration and say whether it is good.
-pub type Reload = Box<dyn Fn() -> Result<(), String>>;
+/// Reads the configuration again at SIGHUP, or says what is wrong with it.
+pub type Reload = Box<dyn Fn() -> Result<Reloaded, String>>;
+
+/// What the configuration says now.
+pub struct Reloaded {
+    pub settings: Settings,
+    pub rules: Box<dyn Rules>,
+}
 
 struct Process {
     role: Role,
@@ -87,6 +100,12 @@ pub struct Shell {
     vault: Vault,
     listeners: Vec<(SocketAddr, JoinHandle<()>)>,
     pending: VecDeque<Event>,
+    /// Processes to start when no event is pending: sessions come first.
+    spawns: VecDeque<(Role, Generation)>,
+    /// Clients of the status socket that wait for what takes time, by ticket.
+    clients: HashMap<u64, mpsc::Sender<Reply>>,
+    next_ticket: u64,
+    started_unix_ms: u64,
     watchers: broadcast::Sender<Reply>,
     log: EventLog,
     /// A connection whose fd has this number or a higher one is closed, for the lowest free number
@@ -140,7 +159,9 @@ async fn serve<R: Rules + 'static>(
     let left = Rc::new(Notify::new());
     let seed = clock::unix_ms() ^ (u64::from(std::process::id()) << 32);
     let (status_path, status_mode) = (settings.status_socket.clone(), settings.status_mode);
+    let first = settings.clone();
     let program = Program { path: program, environment: settings.environment.clone() };
+    let rules: Box<dyn Rules> = Box::new(rules);
     let core = Box::new(Core::new(settings, rules, seed));
     let shell = Shell::new(core, program, fds_max, &left);
     shell.borrow_mut().on(Event::Started);
@@ -163,8 +184,10 @@ async fn serve<R: Rules + 'static>(
             _ = interrupt.recv() => Event::Terminate,
             _ = hangup.recv() => {
                 match reload() {
-                    Ok(()) => tracing::info!("the configuration is valid; a restart applies it"),
-                    Err(error) => tracing::error!(%error, "the configuration is refused"),
+                    Ok(reloaded) => shell.borrow_mut().reload(&first, reloaded),
+                    Err(error) => {
+                        tracing::error!(%error, "the configuration is refused; the old one holds");
+                    }
                 }
                 continue;
             }
@@ -225,6 +248,10 @@ impl Shell {
                 vault: Vault::default(),
                 listeners: Vec::new(),
                 pending: VecDeque::new(),
+                spawns: VecDeque::new(),
+                clients: HashMap::new(),
+                next_ticket: 1,
+                started_unix_ms: clock::unix_ms(),
                 watchers: broadcast::channel(WATCH_EVENTS_MAX).0,
                 log: EventLog::default(),
                 accepted_fds_max: fds_max - FDS_RESERVED.min(fds_max / 4),
@@ -242,11 +269,74 @@ impl Shell {
         if self.log.is_report_due(now) {
             self.log.report(now);
         }
-        while let Some(event) = self.pending.pop_front() {
-            for effect in self.core.handle(now, event) {
-                self.perform(effect);
+        self.settle(now);
+    }
+
+    /// Performs what pending events lead to, until nothing is left to do.
+    fn settle(&mut self, now: Duration) {
+        loop {
+            while let Some(event) = self.pending.pop_front() {
+                for effect in self.core.handle(now, event) {
+                    self.perform(effect);
+                }
+            }
+            match self.spawns.pop_front() {
+                Some((role, generation)) => self.spawn(role, generation),
+                None => return,
             }
         }
+    }
+
+    fn reload(&mut self, first: &Settings, reloaded: Reloaded) {
+        let fixed = first.needs_restart(&reloaded.settings).join(", ");
+        if !fixed.is_empty() {
+            tracing::warn!(settings = %fixed, "these changes need a restart of the server");
+        }
+        tracing::info!("the configuration is read again; workers are replaced one after another");
+        self.program.environment = reloaded.settings.environment.clone();
+        let now = self.started.elapsed();
+        for effect in self.core.reload(now, reloaded) {
+            self.perform(effect);
+        }
+        self.settle(now);
+    }
+
+    /// What takes time: the answers come through the receiver, whose end is the last of them.
+    pub fn ask(&mut self, event: impl FnOnce(u64) -> Event) -> mpsc::Receiver<Reply> {
+        let (sender, receiver) = mpsc::channel(RECYCLES_WAITING_MAX + 1);
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.clients.retain(|_, client| !client.is_closed());
+        self.clients.insert(ticket, sender);
+        self.on(event(ticket));
+        receiver
+    }
+
+    fn reply(&mut self, ticket: u64, mut reply: Reply) {
+        let is_last = match &mut reply {
+            Reply::Recycled(recycle) => {
+                recycle.unix_ms += self.started_unix_ms;
+                false
+            }
+            Reply::Status(_)
+            | Reply::Event(_)
+            | Reply::Moved(_)
+            | Reply::Done
+            | Reply::Refused { .. } => true,
+        };
+        if let Some(client) = self.clients.get(&ticket) {
+            // One that has gone asks nothing any more.
+            let _ = client.try_send(reply);
+        }
+        if is_last {
+            self.clients.remove(&ticket);
+        }
+    }
+
+    pub fn parse_session(&self, text: &str) -> Result<SessionId, String> {
+        parse_session_id(text)
+            .filter(|session| self.core.has_session(*session))
+            .ok_or_else(|| format!("no session {text}"))
     }
 
     pub fn accepted(&mut self, socket: TcpStream, peer: SocketAddr) {
@@ -340,6 +430,9 @@ impl Shell {
         let mut status = self.core.status(self.started.elapsed());
         status.pid = i32::try_from(std::process::id()).unwrap_or(0);
         status.listeners = self.listeners.iter().map(|(address, _)| address.to_string()).collect();
+        for recycle in &mut status.recycles {
+            recycle.unix_ms += self.started_unix_ms;
+        }
         if self.no_fds > 0 {
             status.refusals.insert("no_fds".to_owned(), self.no_fds);
         }
@@ -351,18 +444,16 @@ impl Shell {
     }
 
     pub fn end_session(&mut self, text: &str) -> Result<(), String> {
-        match parse_session_id(text).filter(|session| self.core.has_session(*session)) {
-            Some(session) => {
-                self.on(Event::EndSession { session });
-                Ok(())
-            }
-            None => Err(format!("no session {text}")),
-        }
+        let session = self.parse_session(text)?;
+        self.on(Event::EndSession { session });
+        Ok(())
     }
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Spawn { slot: _, role, generation } => self.spawn(role, generation),
+            Effect::Spawn { slot: _, role, generation } => {
+                self.spawns.push_back((role, generation));
+            }
             Effect::Send { to, body, fds } => self.send(to, body, fds),
             Effect::Kill { generation } => {
                 if let Some(process) = self.processes.get(&generation)
@@ -375,6 +466,12 @@ impl Shell {
             Effect::Close { session } => self.vault.close(session),
             Effect::DropPush { session, push } => self.vault.drop_push(session, push),
             Effect::DropDialed { ticket } => self.vault.drop_dialed(ticket),
+            Effect::ReadOwner { session } => {
+                let owner = self.vault.owner(session);
+                self.pending.push_back(Event::OwnerRead { session, owner });
+            }
+            Effect::DropBell { session } => self.vault.drop_bell(session),
+            Effect::Reply { ticket, reply } => self.reply(ticket, *reply),
             Effect::StopListening => {
                 for (_, task) in self.listeners.drain(..) {
                     task.abort();

@@ -1,7 +1,7 @@
 //! From a checked configuration to a running supervisor.
 
 use crate::core::settings::{MissingFamily, Rules, SameName, Settings};
-use crate::event_loop;
+use crate::event_loop::{self, Reloaded};
 use std::path::{Path, PathBuf};
 use tasuki_shared::config::{self, Config};
 use tasuki_shared::exit::Exit;
@@ -13,9 +13,16 @@ use tasuki_shared::plan::Plan;
 /// Serves until told to stop. `path` is where the configuration came from, if from a file.
 pub fn serve(config: Config, path: Option<PathBuf>) -> anyhow::Result<Exit> {
     let settings = settings(&config, path.as_deref());
-    let reload = Box::new(move || match &path {
-        None => Ok(()),
-        Some(path) => Config::load(path).map(|_| ()).map_err(|error| error.to_string()),
+    let reload = Box::new(move || {
+        let config = match &path {
+            None => Config::embedded(),
+            Some(path) => Config::load(path).map_err(|error| error.to_string())?,
+        };
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let settings = self::settings(&config, path.as_deref());
+        Ok(Reloaded { settings, rules: Box::new(StaticRules(config)) })
     });
     event_loop::run(settings, StaticRules(config), reload)
 }

@@ -56,7 +56,11 @@ fn behave_as_the_server() {
         shutdown_deadline: Duration::from_secs(5),
         ..Settings::default()
     };
-    let exit = tasuki::event_loop::run(settings, Everybody, Box::new(|| Ok(()))).unwrap();
+    let again = settings.clone();
+    let reload = move || {
+        Ok(tasuki::event_loop::Reloaded { settings: again.clone(), rules: Box::new(Everybody) })
+    };
+    let exit = tasuki::event_loop::run(settings, Everybody, Box::new(reload)).unwrap();
     assert_eq!(exit, Exit::Done);
 }
 

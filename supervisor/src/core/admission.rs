@@ -93,6 +93,15 @@ impl<R: Rules> Core<R> {
     /// The serving worker with the fewest sessions among those with a free stream slot and, for a
     /// session before publish, room in the lobby.
     pub(super) fn least_loaded(&self, seat: Seat) -> Option<Generation> {
+        self.least_loaded_but(seat, &[])
+    }
+
+    /// As `least_loaded` among all but these.
+    pub(super) fn least_loaded_but(
+        &self,
+        seat: Seat,
+        excluded: &[Option<Generation>],
+    ) -> Option<Generation> {
         self.slots
             .iter()
             .filter_map(|slot| match &slot.state {
@@ -106,7 +115,8 @@ impl<R: Rules> Core<R> {
                 | State::Gone => None,
             })
             .filter(|process| process.closed.is_none())
-            .filter(|process| process.streams < self.settings.streams_per_worker)
+            .filter(|process| !excluded.contains(&Some(process.generation)))
+            .filter(|process| self.has_free_stream(process))
             .filter(|process| match seat {
                 Seat::Lobby => self.lobby_has_room(process),
                 Seat::Stream => true,
@@ -118,6 +128,41 @@ impl<R: Rules> Core<R> {
                 (spoken_for >= self.settings.streams_per_worker, process.sessions.len())
             })
             .map(|process| process.generation)
+    }
+
+    /// Is a stream slot free here that no session on its way will need?
+    fn has_free_stream(&self, process: &Process) -> bool {
+        let promised =
+            if self.recycles.is_empty() { 0 } else { self.promised_streams(process.generation) };
+        process.streams.saturating_add(promised) < self.settings.streams_per_worker
+    }
+
+    /// May a session of this worker become a stream? One that is about to be moved needs a slot
+    /// where it goes.
+    pub(super) fn has_stream_room(&self, generation: Generation) -> bool {
+        let free = |generation| {
+            let at = self.slot_of(generation);
+            at.and_then(|at| self.slots[at].process()).is_some_and(|p| self.has_free_stream(p))
+        };
+        free(generation) && self.successor_of(generation).is_none_or(free)
+    }
+
+    /// May a session of a worker that is recycled move here? Its slot is promised already.
+    pub(super) fn can_take_move(&self, target: Generation, seat: Seat) -> bool {
+        let Some(at) = self.slot_of(target) else { return false };
+        match &self.slots[at].state {
+            State::Serving(process) if process.closed.is_none() => match seat {
+                Seat::Stream => process.streams < self.settings.streams_per_worker,
+                Seat::Lobby => self.lobby_has_room(process),
+            },
+            State::Serving(_)
+            | State::Starting(..)
+            | State::Standby(_)
+            | State::Draining(_)
+            | State::Ending(..)
+            | State::Backoff { .. }
+            | State::Gone => false,
+        }
     }
 
     fn host_reason(&self) -> Option<RefuseReason> {

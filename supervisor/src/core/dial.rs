@@ -3,6 +3,7 @@
 
 use super::Core;
 use super::event::{Effect, Fds};
+use super::handoff::{Outcome, is_ambiguous};
 use super::lease::Place;
 use super::publish::Publish;
 use super::settings::Rules;
@@ -64,6 +65,7 @@ impl<R: Rules> Core<R> {
 
     pub(super) fn connected(
         &mut self,
+        now: Duration,
         generation: Generation,
         ticket: u64,
         outcome: Result<(), DialError>,
@@ -82,11 +84,23 @@ impl<R: Rules> Core<R> {
             self.effects.push(Effect::DropDialed { ticket });
             return;
         };
+        let preparing = session.is_preparing();
         match outcome {
+            // Whose it will be is not known: it is dialled again by whoever has the session then.
+            Ok(()) if is_ambiguous(session) => {
+                self.effects.push(Effect::DropDialed { ticket });
+                let error = DialError::Connect("its session is being moved".to_owned());
+                self.answer_dial(asker, id, push, Err(error), Fds::None);
+            }
             Ok(()) => {
                 session.connected.insert(push);
                 let fds = Fds::Dialed { session: id, push, ticket };
                 self.answer_dial(asker, id, push, Ok(()), fds);
+                if preparing {
+                    // What the target was given lacks this connection.
+                    let why = "a push connected".to_owned();
+                    self.call_off(now, id, Outcome::CalledOff(why));
+                }
             }
             Err(error) => self.answer_dial(asker, id, push, Err(error), Fds::None),
         }

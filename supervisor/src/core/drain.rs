@@ -5,11 +5,12 @@
 //!                          │ └── a second SIGTERM ──┴───────────────▶ │
 //!                          └── no process left ─────┴─────────────────┴──▶ Left
 //! ```
+//! An operator's drain is the same without the deadline; a SIGTERM gives it one.
 //! Sessions before publish are refused at the first signal. The dialer stays while a worker lives,
 //! for pushes still reconnect, and is replaced when it dies. A process that does not die of its
 //! kill is left behind.
 
-use super::event::{Announcement, Effect, Fds, Loudness};
+use super::event::{Announcement, Effect, Loudness};
 use super::lease::Session;
 use super::publish::Publish;
 use super::restart::KillReason;
@@ -20,29 +21,18 @@ use std::time::Duration;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::id::SessionId;
 use tasuki_shared::limits::{CLOSING_GRACE, REAP_DEADLINE};
-use tasuki_shared::message::{EndReason, RefuseReason, Role, ToWorker};
+use tasuki_shared::message::{EndReason, RefuseReason, Role};
 
 impl<R: Rules> Core<R> {
     pub(super) fn terminate(&mut self, now: Duration) {
         match self.stage {
-            Stage::Running => {
-                let until = now + self.settings.shutdown_deadline;
+            Stage::Running => self.begin_drain(now, Some(self.settings.shutdown_deadline)),
+            // An operator's drain has no end; now it has one.
+            Stage::Draining { until: None } => {
+                let until = Some(now + self.settings.shutdown_deadline);
                 self.stage = Stage::Draining { until };
-                self.effects.push(Effect::StopListening);
-                let detail = format!(
-                    "{} sessions may go on for {:?}",
-                    self.sessions.len(),
-                    self.settings.shutdown_deadline
-                );
-                self.announce(Announcement::new(Loudness::Info, "draining", detail));
-                self.refuse_arrivals(now);
-                while let Some(orphan) = self.orphans.pop_front() {
-                    self.close(now, orphan, EndReason::WorkerDied);
-                }
-                self.refuse_lobbies(now);
-                self.drain_workers(now);
             }
-            Stage::Draining { .. } | Stage::Closing { .. } => {
+            Stage::Draining { until: Some(_) } | Stage::Closing { .. } => {
                 self.stage = Stage::Closing { until: now };
                 self.kill_all(now);
             }
@@ -50,9 +40,35 @@ impl<R: Rules> Core<R> {
         }
     }
 
+    /// As `terminate`, and sessions may take as long as they like.
+    pub(super) fn drain(&mut self, now: Duration) {
+        match self.stage {
+            Stage::Running => self.begin_drain(now, None),
+            Stage::Draining { .. } | Stage::Closing { .. } | Stage::Left => {}
+        }
+    }
+
+    fn begin_drain(&mut self, now: Duration, most: Option<Duration>) {
+        self.stage = Stage::Draining { until: most.map(|most| now + most) };
+        self.effects.push(Effect::StopListening);
+        let count = self.sessions.len();
+        let detail = match most {
+            Some(most) => format!("{count} sessions may go on for {most:?}"),
+            None => format!("{count} sessions may go on until they end"),
+        };
+        self.announce(Announcement::new(Loudness::Info, "draining", detail));
+        self.refuse_arrivals(now);
+        while let Some(orphan) = self.orphans.pop_front() {
+            self.close(now, orphan, EndReason::WorkerDied);
+        }
+        self.call_moves_off(now);
+        self.refuse_lobbies(now);
+        self.drain_workers(now);
+    }
+
     pub(super) fn check_drain(&mut self, now: Duration) {
         match self.stage {
-            Stage::Draining { until } if now >= until => self.end_all(now),
+            Stage::Draining { until: Some(until) } if now >= until => self.end_all(now),
             Stage::Closing { until } if now >= until => self.kill_all(now),
             Stage::Running | Stage::Draining { .. } | Stage::Closing { .. } | Stage::Left => {}
         }
@@ -121,30 +137,31 @@ impl<R: Rules> Core<R> {
     }
 
     fn drain_workers(&mut self, now: Duration) {
+        let mut told = Vec::new();
         for at in 0..self.slots.len() {
             let slot = &mut self.slots[at];
             match slot.role {
                 Role::Worker => {}
                 Role::Dialer => continue,
             }
-            let (state, told) = match std::mem::replace(&mut slot.state, State::Gone) {
-                State::Standby(process) | State::Serving(process) => {
-                    let generation = process.generation;
-                    (State::Draining(process), Some(generation))
+            let state = match std::mem::replace(&mut slot.state, State::Gone) {
+                State::Standby(process) | State::Serving(process) | State::Draining(process) => {
+                    told.push(process.generation);
+                    State::Draining(process)
                 }
                 // It has nothing to finish.
                 State::Starting(process, _) => {
                     self.effects.push(Effect::Kill { generation: process.generation });
                     let reaping = Reaping::Awaited { deadline: now + REAP_DEADLINE };
-                    (State::Ending(process, KillReason::Shutdown, reaping), None)
+                    State::Ending(process, KillReason::Shutdown, reaping)
                 }
-                State::Backoff { .. } => (State::Gone, None),
-                other @ (State::Draining(_) | State::Ending(..) | State::Gone) => (other, None),
+                State::Backoff { .. } => State::Gone,
+                other @ (State::Ending(..) | State::Gone) => other,
             };
             slot.state = state;
-            if let Some(generation) = told {
-                self.send(generation, ToWorker::Drain, Fds::None);
-            }
+        }
+        for generation in told {
+            self.say_farewell(generation);
         }
     }
 }

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use tasuki_shared::exit::Exit;
 use tasuki_shared::id::{Generation, PushId, SessionId, SlotId};
 use tasuki_shared::kernel::Death;
-use tasuki_shared::message::{EndReason, FromWorker, Role, ToWorker};
+use tasuki_shared::message::{EndReason, FromWorker, Haste, Owner, Role, ToWorker};
+use tasuki_shared::status::Reply;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -57,6 +58,26 @@ pub enum Event {
         cpu_percent: f32,
         workers: Vec<(Generation, Sample)>,
     },
+    /// The answer to `Effect::ReadOwner`; `None` where the word is damaged or its memory gone.
+    OwnerRead {
+        session: SessionId,
+        owner: Option<Owner>,
+    },
+    /// An operator recycles one worker or all; answered under the ticket.
+    Rotate {
+        ticket: u64,
+        worker: Option<String>,
+        reason: String,
+        haste: Haste,
+    },
+    /// An operator moves a session; answered under the ticket.
+    Move {
+        ticket: u64,
+        session: SessionId,
+        haste: Haste,
+    },
+    /// An operator lets the node run empty.
+    Drain,
     /// An operator ends a session.
     EndSession {
         session: SessionId,
@@ -114,6 +135,20 @@ pub enum Effect {
     DropDialed {
         ticket: u64,
     },
+    /// `Event::OwnerRead` follows, before any event from outside and before anything is spawned.
+    ReadOwner {
+        session: SessionId,
+    },
+    /// A hand-off is over: the eventfd made for it is not needed any more.
+    DropBell {
+        session: SessionId,
+    },
+    /// For the client of the status socket with this ticket. All but `Recycled` are the last.
+    /// `RecycleStatus::unix_ms` is still counted from the supervisor's start.
+    Reply {
+        ticket: u64,
+        reply: Box<Reply>,
+    },
     StopListening,
     /// For the log and for those who watch.
     Announce(Announcement),
@@ -130,6 +165,10 @@ pub enum Fds {
     Session(SessionId),
     /// The logs and push memfds of the plan in this verdict, made if there are none yet.
     Logs(SessionId),
+    /// As `Session` for a hand-off, and last an eventfd that is made now.
+    Preparation(SessionId),
+    /// The eventfd of the preparation.
+    Bell(SessionId),
     /// The socket that came with `ticket`; our dup of it becomes the push's connection.
     Dialed {
         session: SessionId,

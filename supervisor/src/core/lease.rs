@@ -4,13 +4,15 @@
 //! ```text
 //!  Waiting ──lease──▶ Leased ──Adopted──▶ Held ──End──▶ Ending ──Ended, or the deadline──▶ (closed)
 //!     ▲                  │                  │
-//!     └──its worker was reaped: an orphan───┘
+//!     └──its worker was reaped: an orphan───┘ ▲
+//!                                           └─┴─ Moving: see [`super::handoff`]
 //! ```
 //! Each place but the last has a deadline or an owner whose silence has one, so no session lasts
 //! without somebody who works on it.
 
 use super::admission::{Seat, refusal_name};
 use super::event::{Announcement, Effect, Fds, loudness_of};
+use super::handoff::{Move, Outcome, Step};
 use super::publish::Publish;
 use super::restart::{Cause, KillReason};
 use super::settings::Rules;
@@ -38,6 +40,8 @@ pub struct Session {
     pub connected: BTreeSet<PushId>,
     /// Deaths of its workers that its content may have caused.
     pub blamed: u32,
+    /// Whose preparation was called off last; it may have taken the session all the same.
+    pub last_target: Option<Generation>,
     /// As its worker last told.
     pub status: Option<Box<SessionStatus>>,
 }
@@ -55,6 +59,8 @@ pub enum Place {
     Held {
         generation: Generation,
     },
+    /// On its way from one worker to another.
+    Moving(Box<Move>),
     /// Told to end; closed by us at the deadline.
     Ending {
         generation: Generation,
@@ -75,6 +81,7 @@ impl Session {
             owner: None,
             connected: BTreeSet::new(),
             blamed: 0,
+            last_target: None,
             status: None,
         }
     }
@@ -87,9 +94,44 @@ impl Session {
     pub const fn generation(&self) -> Option<Generation> {
         match &self.place {
             Place::Waiting { .. } => None,
+            Place::Moving(moving) => Some(moving.speaker()),
             Place::Leased { generation, .. }
             | Place::Held { generation }
             | Place::Ending { generation, .. } => Some(*generation),
+        }
+    }
+
+    /// What a worker is told that shall have it.
+    pub fn lease_for(&self, id: SessionId, expect: Owner) -> Lease {
+        let live = match &self.publish {
+            Publish::Live { plan, .. } => Some(LiveLease {
+                plan: plan.as_ref().clone(),
+                connected: self.connected.iter().copied().collect(),
+            }),
+            Publish::Nothing | Publish::Refused { .. } | Publish::AwaitsName { .. } => None,
+        };
+        Lease { session: id, peer: self.peer, expect, admission: self.admission, live }
+    }
+
+    /// Is it being prepared elsewhere, and nothing else?
+    pub fn is_preparing(&self) -> bool {
+        match &self.place {
+            Place::Moving(moving) => moving.can_be_called_off(),
+            Place::Waiting { .. }
+            | Place::Leased { .. }
+            | Place::Held { .. }
+            | Place::Ending { .. } => false,
+        }
+    }
+
+    /// May a worker whose session it was until now still say something of it?
+    fn was_just_held_by(&self, generation: Generation) -> bool {
+        match &self.place {
+            Place::Moving(moving) => moving.from == generation && moving.step == Step::Taken,
+            Place::Waiting { .. }
+            | Place::Leased { .. }
+            | Place::Held { .. }
+            | Place::Ending { .. } => false,
         }
     }
 }
@@ -101,11 +143,10 @@ impl<R: Rules> Core<R> {
         generation: Generation,
         session: SessionId,
     ) -> Option<&mut Session> {
-        let found = self
-            .sessions
-            .get_mut(&session)
-            .filter(|session| session.generation() == Some(generation));
-        if found.is_none() {
+        let known = self.sessions.get_mut(&session);
+        let late = known.as_ref().is_some_and(|session| session.was_just_held_by(generation));
+        let found = known.filter(|session| session.generation() == Some(generation));
+        if found.is_none() && !late {
             self.ignored_frames += 1;
         }
         found
@@ -121,24 +162,14 @@ impl<R: Rules> Core<R> {
     ) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let expect = *session.owner.get_or_insert(Owner::Offered(generation));
-        let live = match &session.publish {
-            Publish::Live { plan, .. } => Some(LiveLease {
-                plan: plan.as_ref().clone(),
-                connected: session.connected.iter().copied().collect(),
-            }),
-            Publish::Nothing | Publish::Refused { .. } | Publish::AwaitsName { .. } => None,
-        };
         session.admission = admission;
-        let seat = if live.is_some() { Seat::Stream } else { Seat::Lobby };
+        let lease = session.lease_for(id, expect);
+        let seat = if lease.live.is_some() { Seat::Stream } else { Seat::Lobby };
         session.place = Place::Leased { generation, deadline: now + ADOPT_DEADLINE };
         let peer = session.peer;
         self.seats.change(peer, Some(session.seat), Some(seat));
         session.seat = seat;
-        if let Some(process) = self.process_mut(generation) {
-            process.sessions.insert(id);
-            process.streams += u32::from(seat == Seat::Stream);
-        }
-        let lease = Lease { session: id, peer, expect, admission, live };
+        self.seat_at(generation, id);
         self.send(generation, ToWorker::Adopt(Box::new(lease)), Fds::Session(id));
     }
 
@@ -147,8 +178,11 @@ impl<R: Rules> Core<R> {
         _now: Duration,
         generation: Generation,
         id: SessionId,
-        _at_us: u64,
+        at_us: u64,
     ) {
+        if self.adopted_in_move(generation, id, at_us) {
+            return;
+        }
         let Some(session) = self.leased_to(generation, id) else { return };
         match session.place {
             Place::Leased { .. } => {
@@ -156,7 +190,7 @@ impl<R: Rules> Core<R> {
                 session.owner = Some(Owner::Held(generation));
             }
             Place::Ending { .. } => session.owner = Some(Owner::Held(generation)),
-            Place::Held { .. } | Place::Waiting { .. } => {}
+            Place::Held { .. } | Place::Moving(_) | Place::Waiting { .. } => {}
         }
     }
 
@@ -167,6 +201,9 @@ impl<R: Rules> Core<R> {
         id: SessionId,
         reason: String,
     ) {
+        if self.adopt_failed_in_move(generation, id, &reason) {
+            return;
+        }
         if self.leased_to(generation, id).is_some() {
             self.close(now, id, EndReason::AdoptFailed(reason));
         }
@@ -194,6 +231,7 @@ impl<R: Rules> Core<R> {
                 self.end_session(now, id, EndReason::Resource(what));
                 self.grant_waiting_names(now);
             }
+            Fds::Preparation(_) | Fds::Bell(_) => self.call_off(now, id, Outcome::Kept(what)),
             Fds::Dialed { push, .. } => self.dial_not_sent(id, push, what),
             Fds::None => self.end_session(now, id, EndReason::Resource(what)),
         }
@@ -201,10 +239,18 @@ impl<R: Rules> Core<R> {
 
     /// Asks the owner to end the session, or closes it where nobody owns it.
     pub(super) fn end_session(&mut self, now: Duration, id: SessionId, reason: EndReason) {
+        if self.sessions.get(&id).is_some_and(|s| s.is_preparing()) {
+            self.call_off(now, id, Outcome::CalledOff("it was told to end".to_owned()));
+        }
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        match session.place {
+        match &mut session.place {
             Place::Waiting { .. } => self.close(now, id, reason),
+            // Told to whoever has it when the hand-off is over.
+            Place::Moving(moving) => {
+                moving.end.get_or_insert(reason);
+            }
             Place::Leased { generation, .. } | Place::Held { generation } => {
+                let generation = *generation;
                 let deadline = now + END_GRACE;
                 session.place = Place::Ending { generation, deadline, reason: reason.clone() };
                 self.send(generation, ToWorker::End { session: id, reason }, Fds::None);
@@ -215,6 +261,11 @@ impl<R: Rules> Core<R> {
 
     /// Shuts the socket down and forgets the session, whatever its worker does.
     pub(super) fn close(&mut self, now: Duration, id: SessionId, reason: EndReason) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        if let Place::Moving(moving) = session.place.clone() {
+            let outcome = Outcome::CalledOff(format!("the session ended: {reason}"));
+            self.tell_move(now, id, &moving, &outcome);
+        }
         let Some(session) = self.sessions.get(&id) else { return };
         if let Some(name) = session.publish.name() {
             let announcement =
@@ -234,9 +285,14 @@ impl<R: Rules> Core<R> {
     }
 
     pub(super) fn close_quietly(&mut self, id: SessionId) {
+        if let Some(Place::Moving(moving)) = self.sessions.get(&id).map(|s| s.place.clone()) {
+            self.forget_move(id, &moving);
+        }
+        if let Some(generation) = self.sessions.get(&id).and_then(Session::generation) {
+            self.unseat_from(generation, id);
+        }
         let Some(session) = self.sessions.remove(&id) else { return };
         self.seats.change(session.peer, Some(session.seat), None);
-        self.unseat(id, &session);
         if let Some(key) = session.publish.live_name()
             && self.names.get(&key) == Some(&id)
         {
@@ -246,14 +302,42 @@ impl<R: Rules> Core<R> {
         self.effects.push(Effect::Close { session: id });
     }
 
-    fn unseat(&mut self, id: SessionId, session: &Session) {
-        let Some(generation) = session.generation() else { return };
+    /// The session is this worker's to answer for.
+    pub(super) fn seat_at(&mut self, generation: Generation, id: SessionId) {
+        let Some(seat) = self.sessions.get(&id).map(|session| session.seat) else { return };
+        if let Some(process) = self.process_mut(generation)
+            && process.sessions.insert(id)
+        {
+            process.take_stream(seat);
+        }
+    }
+
+    pub(super) fn unseat_from(&mut self, generation: Generation, id: SessionId) {
+        let Some(seat) = self.sessions.get(&id).map(|session| session.seat) else { return };
         if let Some(process) = self.process_mut(generation)
             && process.sessions.remove(&id)
-            && session.seat == Seat::Stream
         {
-            process.streams = process.streams.saturating_sub(1);
+            process.leave_stream(seat);
         }
+    }
+
+    /// The place kept at the target of a hand-off is free again.
+    pub(super) fn forget_arrival(&mut self, to: Generation, id: SessionId) {
+        let Some(seat) = self.sessions.get(&id).map(|session| session.seat) else { return };
+        if let Some(process) = self.process_mut(to)
+            && process.arriving.remove(&id)
+        {
+            process.leave_stream(seat);
+        }
+    }
+
+    /// The place kept at the target of a hand-off is taken, and the one at the old owner left.
+    pub(super) fn seat_taker(&mut self, id: SessionId) {
+        let Some(Place::Moving(moving)) = self.sessions.get(&id).map(|s| &s.place) else { return };
+        let (from, to) = (moving.from, moving.to);
+        self.unseat_from(from, id);
+        self.forget_arrival(to, id);
+        self.seat_at(to, id);
     }
 
     /// The owner of these sessions was reaped. None of them is the dead one's any more before the
@@ -272,25 +356,39 @@ impl<R: Rules> Core<R> {
             | Cause::Fault(_)
             | Cause::ForeignKill
             | Cause::Signal(_)
-            | Cause::Killed(KillReason::Hung | KillReason::Channel)
+            | Cause::Killed(KillReason::Hung | KillReason::Channel | KillReason::Lingering)
             | Cause::SpawnFailed => EndReason::WorkerDied,
         };
         let mut doomed = Vec::new();
         for id in sessions {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             session.blamed += u32::from(cause.blames_sessions() && processing.contains(&id));
+            let doomed_by_blame = session.blamed >= BLAMED_DEATHS_MAX;
+            // The target of its hand-off may have it, or shall.
+            if let (Place::Moving(moving), false) = (&session.place, doomed_by_blame) {
+                if let (Some(reason), Step::Preparing) = (moving.end.clone(), moving.step) {
+                    doomed.push((id, reason));
+                } else {
+                    self.effects.push(Effect::ReadOwner { session: id });
+                }
+                continue;
+            }
             session.publish.forget_undecided();
             let place = std::mem::replace(
                 &mut session.place,
                 Place::Waiting { deadline: now + ORPHAN_DEADLINE },
             );
-            let goes_on = session.blamed < BLAMED_DEATHS_MAX
+            let goes_on = !doomed_by_blame
                 && session.admission == Admission::Admit
                 && self.stage == Stage::Running;
             match place {
                 Place::Ending { reason, .. } => doomed.push((id, reason)),
                 Place::Leased { .. } | Place::Held { .. } | Place::Waiting { .. } if goes_on => {
                     self.orphans.push_back(id);
+                }
+                Place::Moving(moving) => {
+                    session.place = Place::Moving(moving);
+                    doomed.push((id, reason.clone()));
                 }
                 Place::Leased { .. } | Place::Held { .. } | Place::Waiting { .. } => {
                     doomed.push((id, reason.clone()));
@@ -339,6 +437,7 @@ impl<R: Rules> Core<R> {
                 }
                 Due::End(reason) => self.close(now, id, reason),
                 Due::Name => self.name_not_freed(now, id),
+                Due::Move => self.move_overdue(now, id),
             }
         }
     }
@@ -355,6 +454,7 @@ enum Due {
     Adoption,
     End(EndReason),
     Name,
+    Move,
 }
 
 impl Due {
@@ -367,7 +467,11 @@ impl Due {
             Place::Ending { deadline, reason, .. } if now >= *deadline => {
                 Some(Self::End(reason.clone()))
             }
-            Place::Waiting { .. } | Place::Leased { .. } | Place::Ending { .. } => None,
+            Place::Moving(moving) if now >= moving.deadline => Some(Self::Move),
+            Place::Waiting { .. }
+            | Place::Leased { .. }
+            | Place::Moving(_)
+            | Place::Ending { .. } => None,
             Place::Held { .. } => match &session.publish {
                 Publish::AwaitsName { deadline, .. } if now >= *deadline => Some(Self::Name),
                 Publish::AwaitsName { .. }

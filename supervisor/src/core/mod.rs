@@ -11,6 +11,10 @@
 //! | [`admission`] | which worker gets a connection, or who refuses it |
 //! | [`lease`] | adoption, orphans, ends |
 //! | [`publish`] | verdicts, names, stream slots |
+//! | [`handoff`] | one session's way to another worker |
+//! | [`owner_word`] | what becomes of it by what its owner word says |
+//! | [`recycle`] | replacing a worker under its sessions |
+//! | [`rotation`] | which recycles, in which order, and who is told |
 //! | [`dial`] | connections that pushes ask for |
 //! | [`drain`] | leaving |
 //! | [`report`] | what the status socket says |
@@ -19,11 +23,14 @@ pub mod admission;
 pub mod dial;
 pub mod drain;
 pub mod event;
+pub mod handoff;
 pub mod lease;
+pub mod owner_word;
 pub mod publish;
 pub mod recycle;
 pub mod report;
 pub mod restart;
+pub mod rotation;
 pub mod settings;
 pub mod worker;
 
@@ -31,21 +38,22 @@ use admission::Seats;
 use dial::Dial;
 use event::{Announcement, Effect, Event, Fds};
 use lease::Session;
-use restart::{Jitter, Restarts};
+use recycle::Recycle;
+use restart::Jitter;
 use settings::{Rules, Settings};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use tasuki_shared::id::{Generation, PublicName, SessionId, SlotId};
 use tasuki_shared::message::{FromWorker, Role, ToWorker};
-use worker::{Slot, State};
+use worker::{Slot, Tenure};
 
 /// Where the server is in its own life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     Running,
-    /// Nothing new; live sessions may go on until then.
+    /// Nothing new; live sessions may go on until then, if there is an end.
     Draining {
-        until: Duration,
+        until: Option<Duration>,
     },
     /// Every session was told to end; workers are killed then.
     Closing {
@@ -69,6 +77,11 @@ pub struct Core<R> {
     /// Live streams by application and public name.
     names: BTreeMap<(String, PublicName), SessionId>,
     dials: BTreeMap<u64, Dial>,
+    /// Oldest first; those that are over are kept for a while.
+    recycles: Vec<Recycle>,
+    next_recycle: u64,
+    /// Was the configuration read again while the workers were being replaced?
+    rotates_again: bool,
     stage: Stage,
     next_generation: u32,
     next_ticket: u64,
@@ -90,13 +103,7 @@ impl<R: Rules> Core<R> {
                 .chain([Role::Dialer]);
         let slots = (0..)
             .zip(roles)
-            .map(|(id, role)| Slot {
-                id: SlotId(id),
-                role,
-                state: State::Gone,
-                restarts: Restarts::default(),
-                last_death: None,
-            })
+            .map(|(id, role)| Slot::vacant(SlotId(id), role, Tenure::Fixed))
             .collect();
         Self {
             settings,
@@ -108,6 +115,9 @@ impl<R: Rules> Core<R> {
             arrivals: VecDeque::new(),
             names: BTreeMap::new(),
             dials: BTreeMap::new(),
+            recycles: Vec::new(),
+            next_recycle: 1,
+            rotates_again: false,
             stage: Stage::Running,
             next_generation: 1,
             next_ticket: 1,
@@ -152,9 +162,24 @@ impl<R: Rules> Core<R> {
             Event::EndSession { session } => {
                 self.end_session(now, session, tasuki_shared::message::EndReason::Operator);
             }
+            Event::OwnerRead { session, owner } => self.owner_read(now, session, owner),
+            Event::Rotate { ticket, worker, reason, haste } => {
+                self.rotate(now, ticket, worker.as_deref(), &reason, haste);
+            }
+            Event::Move { ticket, session, haste } => {
+                self.move_session(now, ticket, session, haste);
+            }
+            Event::Drain => self.drain(now),
             Event::Terminate => self.terminate(now),
         }
+        self.after(now)
+    }
+
+    /// What may follow from any event.
+    fn after(&mut self, now: Duration) -> Vec<Effect> {
+        self.run_recycles(now);
         self.leave_when_empty(now);
+        self.drop_temporary_slots();
         std::mem::take(&mut self.effects)
     }
 
@@ -203,7 +228,9 @@ impl<R: Rules> Core<R> {
             FromWorker::Ended { session, reason } => self.ended(now, channel, session, reason),
             FromWorker::Heartbeat(heartbeat) => self.heartbeat(channel, *heartbeat),
             FromWorker::Notice { session, notice } => self.notice(channel, session, &notice),
-            FromWorker::Connected { ticket, outcome } => self.connected(channel, ticket, outcome),
+            FromWorker::Connected { ticket, outcome } => {
+                self.connected(now, channel, ticket, outcome);
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 
 use super::admission::Seat;
 use super::event::{Announcement, Effect, Fds, Loudness};
+use super::handoff::{Outcome, Step};
 use super::lease::{Place, Session};
 use super::settings::{Rules, SameName};
 use super::{Core, Stage};
@@ -70,9 +71,22 @@ impl<R: Rules> Core<R> {
         request: PublishRequest,
     ) {
         let Some(session) = self.leased_to(generation, id) else { return };
-        if matches!(session.place, Place::Ending { .. }) {
-            return;
+        match &mut session.place {
+            Place::Ending { .. } => return,
+            // Who shall hear the answer, and with which memory, is known in a moment.
+            Place::Moving(moving) if moving.step != Step::Taken && !moving.can_be_called_off() => {
+                moving.asked = Some(request);
+                return;
+            }
+            Place::Moving(moving) if moving.can_be_called_off() => {
+                self.call_off(now, id, Outcome::CalledOff("it begins to publish".to_owned()));
+            }
+            Place::Moving(_)
+            | Place::Waiting { .. }
+            | Place::Leased { .. }
+            | Place::Held { .. } => {}
         }
+        let Some(session) = self.leased_to(generation, id) else { return };
         if let Admission::Refuse(reason) = session.admission {
             self.send_verdict(generation, id, Verdict::Refuse(reason));
             return;
@@ -110,6 +124,10 @@ impl<R: Rules> Core<R> {
             })
             .collect();
         for id in free {
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            if session.is_preparing() {
+                self.call_off(now, id, Outcome::CalledOff("it begins to publish".to_owned()));
+            }
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             let (Place::Held { generation } | Place::Leased { generation, .. }) = session.place
             else {
@@ -287,9 +305,10 @@ impl<R: Rules> Core<R> {
         if self.seats.streams >= self.settings.sessions_max {
             return Err(RefuseReason::HostCap);
         }
-        let most = self.settings.streams_per_worker;
-        let process = self.process_mut(generation).filter(|process| process.streams < most);
-        process.ok_or(RefuseReason::NoSlot)?.streams += 1;
+        if !self.has_stream_room(generation) {
+            return Err(RefuseReason::NoSlot);
+        }
+        self.process_mut(generation).ok_or(RefuseReason::NoSlot)?.streams += 1;
         if let Some(session) = self.sessions.get_mut(&id) {
             self.seats.change(session.peer, Some(session.seat), Some(Seat::Stream));
             session.seat = Seat::Stream;

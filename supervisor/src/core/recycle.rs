@@ -1,38 +1,464 @@
-//! Moving sessions between workers, and replacing a worker by moving all of its sessions.
+//! Recycles: a worker is replaced while its sessions live on, and goes.
+//!
+//! ```text
+//!  Waiting ──its turn──▶ Preparing ──a fresh worker──▶ Moving ──no session left──▶ Leaving ──▶ Over
+//!     │                      │ none in time               │ some cannot be moved       │ reaped, or
+//!     │ it died              ▼                            ▼                            │ killed at
+//!     └────────────────▶   Over                         Over                           ▼ the deadline
+//! ```
+//! The fresh worker is the one that stands by, or one that is started in a temporary slot; it
+//! serves before the old one stops to, so capacity never falls. While sessions move, the fresh
+//! worker's stream slots that they will need are not given to others. A worker with sessions that
+//! cannot be moved takes nothing new and leaves with the last of them; recycled again, it goes on
+//! where it was.
 
-use super::Core;
+use super::handoff::{Move, Order, Outcome};
+use super::lease::Place;
+use super::rotation::RecycleReason;
 use super::settings::Rules;
+use super::worker::{Farewell, Patience, Reaping, Slot, State, Tenure};
+use super::{Core, Stage};
+use crate::core::admission::Seat;
+use crate::core::event::{Effect, Fds, Loudness};
+use crate::core::restart::KillReason;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tasuki_shared::id::{Generation, SessionId};
-use tasuki_shared::message::CutReport;
+use tasuki_shared::id::{Generation, SessionId, SlotId};
+use tasuki_shared::limits::{
+    FRESH_WORKER_DEADLINE, LINGER_DEADLINE, MOVE_ATTEMPTS_MAX, MOVE_CALL_OFFS_MAX,
+    MOVE_RETRY_PAUSE, MOVES_AT_ONCE_MAX, MOVING_STALL_DEADLINE,
+};
+use tasuki_shared::message::{Haste, Role, ToWorker};
+use tasuki_shared::status::MoveStatus;
+
+/// One planned replacement.
+#[derive(Clone, Debug)]
+pub struct Recycle {
+    pub id: u64,
+    pub slot: SlotId,
+    pub generation: Generation,
+    pub reason: RecycleReason,
+    pub haste: Haste,
+    pub phase: Phase,
+    pub since: Duration,
+    pub footprint_before_bytes: u64,
+    /// Whom the sessions went to first.
+    pub target: Option<Generation>,
+    pub footprint_after_bytes: u64,
+    /// Moves that are over, one for each session.
+    pub moves: BTreeMap<SessionId, MoveStatus>,
+    pub tried: BTreeMap<SessionId, Tried>,
+    /// Clients that wait for it.
+    pub tickets: BTreeSet<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Waiting,
+    Preparing {
+        deadline: Duration,
+    },
+    Moving {
+        /// When a session last found its way.
+        progress: Duration,
+    },
+    Leaving {
+        deadline: Duration,
+    },
+    Over {
+        at: Duration,
+        /// Why it failed, if it did.
+        failure: Option<String>,
+    },
+}
+
+/// What became of the attempts to move one session.
+#[derive(Clone, Debug, Default)]
+pub struct Tried {
+    pub attempts: u32,
+    pub call_offs: u32,
+    pub not_before: Duration,
+    pub failed_target: Option<Generation>,
+    pub why: String,
+}
+
+impl Tried {
+    pub const fn is_exhausted(&self) -> bool {
+        self.attempts >= MOVE_ATTEMPTS_MAX || self.call_offs >= MOVE_CALL_OFFS_MAX
+    }
+}
+
+impl Recycle {
+    pub const fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over { .. })
+    }
+
+    pub const fn is_under_way(&self) -> bool {
+        matches!(self.phase, Phase::Preparing { .. } | Phase::Moving { .. } | Phase::Leaving { .. })
+    }
+}
 
 impl<R: Rules> Core<R> {
-    pub(super) fn prepared(&mut self, _now: Duration, _by: Generation, _session: SessionId) {}
-
-    pub(super) fn prepare_failed(
-        &mut self,
-        _now: Duration,
-        _by: Generation,
-        _session: SessionId,
-        _reason: String,
-    ) {
+    /// One step of one recycle, as often as anything happened.
+    pub(super) fn step_recycle(&mut self, now: Duration, at: usize) {
+        let Some(recycle) = self.recycles.get(at) else { return };
+        let generation = recycle.generation;
+        let Some(slot) = self.slot_of(generation) else {
+            self.old_is_gone(now, at);
+            return;
+        };
+        match (&recycle.phase, &self.slots[slot].state) {
+            (Phase::Waiting, State::Standby(_)) => {
+                self.slots[slot].retire();
+                self.begin_leaving(now, at);
+            }
+            (Phase::Waiting, State::Serving(_)) => {
+                let deadline = now + FRESH_WORKER_DEADLINE;
+                self.set_phase(at, Phase::Preparing { deadline });
+                self.announce_recycle(at, Loudness::Info, "recycle_started", String::new());
+                self.step_recycle(now, at);
+            }
+            (Phase::Waiting, State::Draining(_)) => {
+                self.announce_recycle(at, Loudness::Info, "recycle_started", "again".to_owned());
+                self.set_phase(at, Phase::Moving { progress: now });
+                self.step_recycle(now, at);
+            }
+            (Phase::Preparing { deadline }, State::Serving(_)) => {
+                let deadline = *deadline;
+                self.find_fresh(now, at, slot, deadline);
+            }
+            (Phase::Moving { progress }, State::Draining(_)) => {
+                let progress = *progress;
+                self.move_on(now, at, slot, progress);
+            }
+            (Phase::Leaving { deadline }, State::Draining(_)) if now >= *deadline => {
+                self.kill(now, slot, KillReason::Lingering);
+            }
+            // Whatever else becomes of the worker ends with its death.
+            (
+                Phase::Waiting
+                | Phase::Preparing { .. }
+                | Phase::Moving { .. }
+                | Phase::Leaving { .. }
+                | Phase::Over { .. },
+                _,
+            ) => {}
+        }
     }
 
-    pub(super) fn released(
-        &mut self,
-        _now: Duration,
-        _by: Generation,
-        _session: SessionId,
-        _cut: CutReport,
-    ) {
+    fn find_fresh(&mut self, now: Duration, at: usize, old: usize, deadline: Duration) {
+        let standby =
+            |slot: &Slot| slot.role == Role::Worker && matches!(slot.state, State::Standby(_));
+        if let Some(fresh) = self.slots.iter().position(standby) {
+            self.slots[fresh].promote();
+            self.slots[old].retire();
+            let target = self.slots[fresh].process().map(|process| process.generation);
+            self.recycles[at].target = target;
+            self.set_phase(at, Phase::Moving { progress: now });
+            let to = target.map(|target| self.process_name(target)).unwrap_or_default();
+            self.announce_recycle(at, Loudness::Info, "recycle_moving", format!("to {to}"));
+            self.step_recycle(now, at);
+        } else if now >= deadline {
+            self.retire_temporary(now);
+            self.finish_recycle(now, at, Some("no fresh worker in time".to_owned()));
+        } else if !self.slots.iter().any(is_coming) {
+            let id = self.slots.iter().map(|slot| slot.id.0).max().unwrap_or(0).saturating_add(1);
+            self.slots.push(Slot::vacant(SlotId(id), Role::Worker, Tenure::Temporary));
+            self.spawn(now, self.slots.len() - 1);
+        }
     }
 
-    pub(super) fn release_failed(
+    fn move_on(&mut self, now: Duration, at: usize, old: usize, progress: Duration) {
+        let Some(process) = self.slots[old].process() else { return };
+        let generation = process.generation;
+        if process.sessions.is_empty() && process.arriving.is_empty() {
+            self.begin_leaving(now, at);
+            return;
+        }
+        let sessions: Vec<SessionId> = process.sessions.iter().copied().collect();
+        let (id, haste) = (self.recycles[at].id, self.recycles[at].haste);
+        let order = Order::Recycle(id);
+        let mut room = MOVES_AT_ONCE_MAX.saturating_sub(self.moves_of(order));
+        let mut waiting = 0;
+        let mut stuck = Vec::new();
+        for session in sessions {
+            let is_held = self.sessions.get(&session).is_some_and(|session| match session.place {
+                Place::Held { .. } => true,
+                Place::Waiting { .. }
+                | Place::Leased { .. }
+                | Place::Moving(_)
+                | Place::Ending { .. } => false,
+            });
+            let tried = self.recycles[at].tried.get(&session).cloned().unwrap_or_default();
+            if is_held && tried.is_exhausted() {
+                stuck.push(tried.why);
+                continue;
+            }
+            waiting += 1;
+            if !is_held || room == 0 || now < tried.not_before {
+                continue;
+            }
+            if let Some(to) = self.target_for(at, session, generation, tried.failed_target) {
+                room -= 1;
+                self.begin_move(now, session, to, haste, order);
+            }
+        }
+        let stalled = now >= progress + MOVING_STALL_DEADLINE;
+        if waiting > 0 && !stalled {
+            return;
+        }
+        if haste == Haste::AtAnyPrice {
+            self.announce_recycle(
+                at,
+                Loudness::Error,
+                "recycle_forced",
+                "its sessions go the way of a crash".to_owned(),
+            );
+            self.kill(now, old, KillReason::Hung);
+            return;
+        }
+        let why = stuck.into_iter().next().unwrap_or_else(|| "no worker has room".to_owned());
+        let left = self.slots[old].process().map_or(0, |process| process.sessions.len());
+        let failure = format!("{left} sessions stay until they end: {why}");
+        self.finish_recycle(now, at, Some(failure));
+        self.say_farewell(generation);
+    }
+
+    /// The fresh worker, unless it is gone, full or has just failed; then whoever has room.
+    fn target_for(
+        &self,
+        at: usize,
+        session: SessionId,
+        old: Generation,
+        failed: Option<Generation>,
+    ) -> Option<Generation> {
+        let seat = self.sessions.get(&session)?.seat;
+        let fresh = self.recycles[at].target.filter(|target| Some(*target) != failed);
+        let fresh = fresh.filter(|target| self.can_take_move(*target, seat));
+        let others = || {
+            let others = self.least_loaded_but(seat, &[Some(old), failed]);
+            // With nobody else to ask, one that failed may be asked again.
+            others.or_else(|| self.least_loaded_but(seat, &[Some(old)]))
+        };
+        fresh.or_else(others)
+    }
+
+    fn begin_leaving(&mut self, now: Duration, at: usize) {
+        let deadline = now + LINGER_DEADLINE;
+        self.set_phase(at, Phase::Leaving { deadline });
+        let generation = self.recycles[at].generation;
+        self.announce_recycle(at, Loudness::Info, "recycle_leaving", String::new());
+        self.say_farewell(generation);
+    }
+
+    /// Tells a worker that takes nothing new to go when its last session has ended. One to which a
+    /// session is on its way is told later, for it would leave.
+    pub(super) fn say_farewell(&mut self, generation: Generation) {
+        let recycled = self.recycles.iter().any(|recycle| {
+            recycle.generation == generation && matches!(recycle.phase, Phase::Moving { .. })
+        });
+        let expects = self.sessions.values().any(|session| match &session.place {
+            Place::Moving(moving) => moving.to == generation,
+            Place::Waiting { .. }
+            | Place::Leased { .. }
+            | Place::Held { .. }
+            | Place::Ending { .. } => false,
+        });
+        let recycled = recycled && self.stage == Stage::Running;
+        if recycled || expects {
+            return;
+        }
+        let Some(at) = self.slot_of(generation) else { return };
+        if let State::Draining(process) = &mut self.slots[at].state
+            && process.farewell == Farewell::Unsaid
+        {
+            process.farewell = Farewell::Said;
+            self.send(generation, ToWorker::Drain, Fds::None);
+        }
+    }
+
+    /// The old worker was reaped, as it should or not.
+    fn old_is_gone(&mut self, now: Duration, at: usize) {
+        let failure = match &self.recycles[at].phase {
+            // Somebody fresh is in its place all the same.
+            Phase::Waiting | Phase::Preparing { .. } | Phase::Leaving { .. } => None,
+            Phase::Moving { .. } => Some("the worker died while its sessions moved".to_owned()),
+            Phase::Over { .. } => return,
+        };
+        if matches!(self.recycles[at].phase, Phase::Preparing { .. }) {
+            self.retire_temporary(now);
+        }
+        self.finish_recycle(now, at, failure);
+    }
+
+    /// A move for a recycle ended in one way or another.
+    pub(super) fn move_over(
         &mut self,
-        _now: Duration,
-        _by: Generation,
-        _session: SessionId,
-        _reason: String,
+        now: Duration,
+        recycle: u64,
+        session: SessionId,
+        outcome: &Outcome,
+        status: MoveStatus,
     ) {
+        let target = match self.sessions.get(&session).map(|session| &session.place) {
+            Some(Place::Moving(moving)) => Some(moving.to),
+            Some(
+                Place::Held { .. }
+                | Place::Waiting { .. }
+                | Place::Leased { .. }
+                | Place::Ending { .. },
+            )
+            | None => None,
+        };
+        let Some(recycle) = self.recycles.iter_mut().find(|known| known.id == recycle) else {
+            return;
+        };
+        let tried = recycle.tried.entry(session).or_default();
+        tried.not_before = now + MOVE_RETRY_PAUSE;
+        match outcome {
+            Outcome::Done | Outcome::CrashedOver => {}
+            Outcome::Kept(why) => {
+                tried.attempts += 1;
+                tried.failed_target = target;
+                tried.why.clone_from(why);
+            }
+            Outcome::CalledOff(why) => {
+                tried.call_offs += 1;
+                tried.why.clone_from(why);
+            }
+        }
+        recycle.moves.insert(session, status);
+        if let Phase::Moving { progress } = &mut recycle.phase {
+            *progress = now;
+        }
+    }
+
+    /// Stream slots of `target` that sessions still on the old worker will need.
+    pub(super) fn promised_streams(&self, target: Generation) -> u32 {
+        let moving = self.recycles.iter().filter(|recycle| {
+            matches!(recycle.phase, Phase::Moving { .. }) && recycle.target == Some(target)
+        });
+        let old = moving.filter_map(|recycle| {
+            let slot = self.slot_of(recycle.generation)?;
+            self.slots[slot].process()
+        });
+        let to_come = old.map(|process| {
+            let stays = |id: &&SessionId| {
+                self.sessions.get(id).is_some_and(|session| {
+                    session.seat == Seat::Stream && !matches!(session.place, Place::Moving(_))
+                })
+            };
+            u32::try_from(process.sessions.iter().filter(stays).count()).unwrap_or(u32::MAX)
+        });
+        to_come.sum()
+    }
+
+    /// Where the sessions of this worker go, if it is being recycled.
+    pub(super) fn successor_of(&self, generation: Generation) -> Option<Generation> {
+        let recycle = self.recycles.iter().find(|recycle| {
+            recycle.generation == generation && matches!(recycle.phase, Phase::Moving { .. })
+        })?;
+        recycle.target.filter(|target| self.lives(*target))
+    }
+
+    fn moves_of(&self, order: Order) -> usize {
+        let of_it = |moving: &&Move| moving.order == order;
+        self.moving().map(|(_, moving)| moving).filter(of_it).count()
+    }
+
+    pub(super) fn moving(&self) -> impl Iterator<Item = (SessionId, &Move)> {
+        self.sessions.iter().filter_map(|(id, session)| match &session.place {
+            Place::Moving(moving) => Some((*id, &**moving)),
+            Place::Waiting { .. }
+            | Place::Leased { .. }
+            | Place::Held { .. }
+            | Place::Ending { .. } => None,
+        })
+    }
+
+    /// A slot whose process is gone is filled by the fresh one of a temporary slot, if there is one.
+    pub(super) fn hand_slot_on(&mut self, at: usize) {
+        if self.slots[at].tenure == Tenure::Temporary || self.slots[at].role != Role::Worker {
+            return;
+        }
+        let temporary = |slot: &Slot| {
+            slot.tenure == Tenure::Temporary && slot.process().is_some() && slot.is_alive()
+        };
+        if let Some(fresh) = self.slots.iter().position(temporary) {
+            self.slots[at].state = std::mem::replace(&mut self.slots[fresh].state, State::Gone);
+            let detail = format!("was in {}", self.slots[fresh].id);
+            self.announce_worker(at, Loudness::Info, "worker_took_slot", detail);
+        }
+    }
+
+    /// A fresh worker that nobody needs any more goes.
+    fn retire_temporary(&mut self, now: Duration) {
+        for at in 0..self.slots.len() {
+            let slot = &mut self.slots[at];
+            if slot.tenure == Tenure::Fixed {
+                continue;
+            }
+            match &slot.state {
+                State::Starting(..) | State::Standby(_) => {
+                    self.kill(now, at, KillReason::Lingering);
+                }
+                State::Backoff { .. } => slot.state = State::Gone,
+                State::Serving(_) | State::Draining(_) | State::Ending(..) | State::Gone => {}
+            }
+        }
+    }
+
+    fn set_phase(&mut self, at: usize, phase: Phase) {
+        self.recycles[at].phase = phase;
+    }
+
+    pub(super) fn finish_recycle(&mut self, now: Duration, at: usize, failure: Option<String>) {
+        let target = self.recycles[at].target;
+        let after = target.and_then(|target| self.process_mut(target));
+        let footprint_after_bytes = after.map_or(0, |process| process.sample.footprint_bytes);
+        self.recycles[at].footprint_after_bytes = footprint_after_bytes;
+        let (loudness, event) = match &failure {
+            None => (Loudness::Info, "recycle_done"),
+            Some(_) => (Loudness::Warn, "recycle_failed"),
+        };
+        let detail = failure.clone().unwrap_or_default();
+        self.set_phase(at, Phase::Over { at: now, failure });
+        self.announce_recycle(at, loudness, event, detail);
+        let id = self.recycles[at].id;
+        self.answer_waiters(now, id);
+    }
+
+    /// Slots of the past are not kept.
+    pub(super) fn drop_temporary_slots(&mut self) {
+        self.slots
+            .retain(|slot| slot.tenure == Tenure::Fixed || !matches!(slot.state, State::Gone));
+    }
+}
+
+/// Will a worker come to stand by here without anybody's help?
+fn is_coming(slot: &Slot) -> bool {
+    slot.role == Role::Worker
+        && matches!(
+            slot.state,
+            State::Starting(..)
+                | State::Ending(.., Reaping::Awaited { .. })
+                | State::Backoff { patience: Patience::Short, .. }
+        )
+}
+
+impl<R: Rules> Core<R> {
+    pub(super) fn announce_recycle(
+        &mut self,
+        at: usize,
+        loudness: Loudness,
+        event: &'static str,
+        detail: String,
+    ) {
+        let recycle = &self.recycles[at];
+        let rest = if detail.is_empty() { String::new() } else { format!(": {detail}") };
+        let text = format!("recycle {} ({}){rest}", recycle.id, recycle.reason);
+        let announcement = super::event::Announcement::new(loudness, event, text)
+            .of_worker(recycle.slot, recycle.generation);
+        self.effects.push(Effect::Announce(announcement));
     }
 }

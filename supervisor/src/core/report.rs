@@ -79,7 +79,7 @@ impl<R: Rules> Core<R> {
                 .map(|(id, s)| self.session_status(now, *id, s))
                 .collect(),
             refusals: self.refusals.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
-            recycles: Vec::new(),
+            recycles: self.recycle_statuses(now),
             sessions_total: self.sessions_total,
             ignored_frames: self.ignored_frames,
         }
@@ -144,7 +144,10 @@ impl<R: Rules> Core<R> {
         };
         status.state = match session.place {
             Place::Ending { .. } => "ending",
-            Place::Waiting { .. } | Place::Leased { .. } | Place::Held { .. } => state,
+            Place::Waiting { .. }
+            | Place::Leased { .. }
+            | Place::Held { .. }
+            | Place::Moving(_) => state,
         }
         .to_owned();
         status.app = app;
@@ -174,7 +177,7 @@ fn describe(notice: &Notice) -> (&'static str, Loudness, String) {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -4,6 +4,7 @@
 //! off exponentially with jitter, and too many in a window give the slot up for that window.
 
 use super::settings::Settings;
+use super::worker::{Patience, State};
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub enum KillReason {
     Channel,
     /// The server leaves.
     Shutdown,
+    /// It was to leave, had no session any more, and did not go.
+    Lingering,
 }
 
 impl Cause {
@@ -56,7 +59,7 @@ impl Cause {
     /// Does this death count for back-off and intensity?
     pub const fn counts(self) -> bool {
         match self {
-            Self::ForeignKill | Self::Killed(KillReason::Shutdown) => false,
+            Self::ForeignKill | Self::Killed(KillReason::Shutdown | KillReason::Lingering) => false,
             Self::Exit(_)
             | Self::UnknownExit(_)
             | Self::Fault(_)
@@ -74,7 +77,7 @@ impl Cause {
             | Self::UnknownExit(_)
             | Self::ForeignKill
             | Self::Signal(_)
-            | Self::Killed(KillReason::Channel | KillReason::Shutdown)
+            | Self::Killed(KillReason::Channel | KillReason::Shutdown | KillReason::Lingering)
             | Self::SpawnFailed => false,
         }
     }
@@ -93,6 +96,9 @@ impl fmt::Display for Cause {
                 f.write_str("killed by us: its control channel broke")
             }
             Self::Killed(KillReason::Shutdown) => f.write_str("killed by us at shutdown"),
+            Self::Killed(KillReason::Lingering) => {
+                f.write_str("killed by us: it was empty and did not leave")
+            }
             Self::SpawnFailed => f.write_str("could not be started"),
         }
     }
@@ -114,6 +120,11 @@ pub struct Restarts {
 }
 
 impl Restarts {
+    /// What follows a planned end: the next process, at once, and no restart is counted.
+    pub const fn planned(&self, now: Duration) -> State {
+        State::Backoff { until: now, patience: Patience::Short }
+    }
+
     /// Decides after a death at `now` of a process spawned at `spawned`. `jitter` is 0 to 1.
     pub fn after(
         &mut self,

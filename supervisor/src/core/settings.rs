@@ -7,9 +7,15 @@ use tasuki_shared::limits::LOBBY_SESSIONS_MAX;
 use tasuki_shared::message::{PublishRequest, RefuseReason};
 use tasuki_shared::plan::Plan;
 
-/// Decides on a publish. The configuration implements it; it is fixed while a core lives.
+/// Decides on a publish. The configuration implements it.
 pub trait Rules {
     fn authorize(&self, request: &PublishRequest) -> Result<Plan, RefuseReason>;
+}
+
+impl Rules for Box<dyn Rules> {
+    fn authorize(&self, request: &PublishRequest) -> Result<Plan, RefuseReason> {
+        self.as_ref().authorize(request)
+    }
 }
 
 /// What happens to a publish under a name that is live.
@@ -58,6 +64,60 @@ pub struct Settings {
     pub restart_intensity: u32,
     pub restart_window: Duration,
     pub shutdown_deadline: Duration,
+}
+
+impl Settings {
+    /// Takes over what can change while the server runs. The rest is what processes and sockets
+    /// were made from.
+    pub fn take_run_time(&mut self, new: Self) {
+        let Self {
+            listen: _,
+            missing_family: _,
+            environment,
+            status_socket: _,
+            status_mode: _,
+            config: _,
+            workers: _,
+            standby: _,
+            streams_per_worker,
+            sessions_max,
+            lobby_sessions_max,
+            lobby_per_address,
+            cpu_limit_percent,
+            same_name,
+            backoff_first,
+            backoff_max,
+            restart_intensity,
+            restart_window,
+            shutdown_deadline,
+        } = new;
+        self.environment = environment;
+        self.streams_per_worker = streams_per_worker;
+        self.sessions_max = sessions_max;
+        self.lobby_sessions_max = lobby_sessions_max;
+        self.lobby_per_address = lobby_per_address;
+        self.cpu_limit_percent = cpu_limit_percent;
+        self.same_name = same_name;
+        self.backoff_first = backoff_first;
+        self.backoff_max = backoff_max;
+        self.restart_intensity = restart_intensity;
+        self.restart_window = restart_window;
+        self.shutdown_deadline = shutdown_deadline;
+    }
+
+    /// The settings that differ from `new` and need a restart, by name.
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        [
+            ("rtmp.listen", self.listen != new.listen),
+            ("status.socket", self.status_socket != new.status_socket),
+            ("status.mode", self.status_mode != new.status_mode),
+            ("workers.count", self.workers != new.workers),
+            ("workers.standby", self.standby != new.standby),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+    }
 }
 
 impl Default for Settings {

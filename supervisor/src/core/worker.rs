@@ -15,6 +15,7 @@
 //! A generation is used by one process and never again. A process is the owner of its sessions
 //! until it is reaped, not until we kill it.
 
+use super::admission::Seat;
 use super::event::{Announcement, Effect, Fds, Loss, Loudness, Sample};
 use super::restart::{Cause, KillReason, Next, Restarts};
 use super::settings::Rules;
@@ -35,6 +36,7 @@ pub struct Slot {
     pub id: SlotId,
     pub role: Role,
     pub state: State,
+    pub tenure: Tenure,
     pub restarts: Restarts,
     pub last_death: Option<Cause>,
 }
@@ -81,6 +83,21 @@ pub enum Patience {
     GivenUp,
 }
 
+/// Was it told to leave when its last session has ended?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    Unsaid,
+    Said,
+}
+
+/// How long a slot is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    Fixed,
+    /// For a fresh worker while the one that it replaces still lives.
+    Temporary,
+}
+
 /// One process of ours.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -92,19 +109,44 @@ pub struct Process {
     /// When its end of the channel closed: it is dead or dying.
     pub closed: Option<Duration>,
     pub sessions: BTreeSet<SessionId>,
-    /// Of `sessions`, those that take a stream slot.
+    /// Sessions that are being moved here and still another's.
+    pub arriving: BTreeSet<SessionId>,
+    /// Of `sessions` and `arriving`, those that take a stream slot.
     pub streams: u32,
+    pub farewell: Farewell,
     pub sample: Sample,
 }
 
 impl Process {
     /// Sessions before publish.
     pub fn lobby(&self) -> usize {
-        self.sessions.len().saturating_sub(usize::try_from(self.streams).unwrap_or(usize::MAX))
+        let all = self.sessions.len() + self.arriving.len();
+        all.saturating_sub(usize::try_from(self.streams).unwrap_or(usize::MAX))
+    }
+}
+
+impl Process {
+    pub const fn take_stream(&mut self, seat: Seat) {
+        match seat {
+            Seat::Stream => self.streams += 1,
+            Seat::Lobby => {}
+        }
+    }
+
+    pub const fn leave_stream(&mut self, seat: Seat) {
+        match seat {
+            Seat::Stream => self.streams = self.streams.saturating_sub(1),
+            Seat::Lobby => {}
+        }
     }
 }
 
 impl Slot {
+    pub fn vacant(id: SlotId, role: Role, tenure: Tenure) -> Self {
+        let restarts = Restarts::default();
+        Self { id, role, state: State::Gone, tenure, restarts, last_death: None }
+    }
+
     pub fn process(&self) -> Option<&Process> {
         match &self.state {
             State::Starting(process, _)
@@ -125,6 +167,31 @@ impl Slot {
             | State::Ending(process, ..) => Some(process),
             State::Backoff { .. } | State::Gone => None,
         }
+    }
+
+    /// A warm worker begins to serve.
+    pub fn promote(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Gone) {
+            State::Standby(process) => State::Serving(process),
+            other @ (State::Starting(..)
+            | State::Serving(_)
+            | State::Draining(_)
+            | State::Ending(..)
+            | State::Backoff { .. }
+            | State::Gone) => other,
+        };
+    }
+
+    /// A worker takes nothing new any more.
+    pub fn retire(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Gone) {
+            State::Standby(process) | State::Serving(process) => State::Draining(process),
+            other @ (State::Starting(..)
+            | State::Draining(_)
+            | State::Ending(..)
+            | State::Backoff { .. }
+            | State::Gone) => other,
+        };
     }
 
     /// Is there a process whose end is worth waiting for?
@@ -176,7 +243,9 @@ impl<R: Rules> Core<R> {
                 heard: now,
                 closed: None,
                 sessions: BTreeSet::new(),
+                arriving: BTreeSet::new(),
                 streams: 0,
+                farewell: Farewell::Unsaid,
                 sample: Sample::default(),
             },
             Greeting::Awaited,
@@ -239,17 +308,22 @@ impl<R: Rules> Core<R> {
             let standby = |slot: &Slot| matches!(slot.state, State::Standby(_));
             let Some(at) = self.slots.iter().position(standby) else { break };
             let slot = &mut self.slots[at];
-            slot.state = match std::mem::replace(&mut slot.state, State::Gone) {
-                State::Standby(process) => State::Serving(process),
-                other @ (State::Starting(..)
-                | State::Serving(_)
-                | State::Draining(_)
-                | State::Ending(..)
-                | State::Backoff { .. }
-                | State::Gone) => other,
-            };
+            slot.promote();
         }
         self.place_waiting(now);
+    }
+
+    /// Is the process there, dying or not?
+    pub(super) fn lives(&self, generation: Generation) -> bool {
+        self.slot_of(generation).is_some_and(|at| self.slots[at].is_alive())
+    }
+
+    /// As operators read it: `w0/g7`, or the generation alone of one that is gone.
+    pub(super) fn process_name(&self, generation: Generation) -> String {
+        match self.slot_of(generation) {
+            Some(at) => format!("{}/{generation}", self.slots[at].id),
+            None => generation.to_string(),
+        }
     }
 
     pub(super) fn serving(&self) -> usize {
@@ -345,10 +419,14 @@ impl<R: Rules> Core<R> {
         let detail = format!("not dead {REAP_DEADLINE:?} after SIGKILL; its sessions are closed");
         self.announce_worker(at, Loudness::Error, "worker_unkillable", detail);
         let slot = &mut self.slots[at];
-        let (role, mut sessions) = (slot.role, BTreeSet::new());
+        let (role, mut sessions, mut arriving) = (slot.role, BTreeSet::new(), BTreeSet::new());
         if let State::Ending(process, _, reaping) = &mut slot.state {
             *reaping = Reaping::GivenUp;
             sessions.clone_from(&process.sessions);
+            arriving.clone_from(&process.arriving);
+        }
+        for session in arriving {
+            self.effects.push(Effect::ReadOwner { session });
         }
         for session in sessions {
             self.close(now, session, EndReason::WorkerDied);
@@ -380,13 +458,20 @@ impl<R: Rules> Core<R> {
             | State::Gone => None,
         };
         let cause = death.map_or(Cause::SpawnFailed, |death| Cause::of(death, killed));
-        let expected = was_draining && cause == Cause::Exit(Exit::Done);
+        let expected = was_draining && cause == Cause::Exit(Exit::Done)
+            || cause == Cause::Killed(KillReason::Lingering);
+        let planned = expected && self.stage == Stage::Running;
         let loudness = if expected { Loudness::Info } else { Loudness::Warn };
         self.announce_worker(at, loudness, "worker_died", cause.to_string());
         // While streams go on their pushes need a dialer.
         let needed = self.stage == Stage::Running
             || self.slots[at].role == Role::Dialer && self.pushes_go_on();
-        let state = if needed && !was_draining {
+        let temporary = self.slots[at].tenure == Tenure::Temporary;
+        let state = if planned && temporary {
+            State::Gone
+        } else if planned {
+            self.slots[at].restarts.planned(now)
+        } else if needed && (!was_draining || self.stage == Stage::Running) {
             let jitter = self.jitter.draw();
             let slot = &mut self.slots[at];
             let since = slot.process().map_or(now, |process| process.since);
@@ -408,7 +493,12 @@ impl<R: Rules> Core<R> {
         slot.last_death = Some(cause);
         let role = slot.role;
         let sessions = slot.process_mut().map(|p| std::mem::take(&mut p.sessions));
+        let arriving = slot.process_mut().map(|p| std::mem::take(&mut p.arriving));
         slot.state = state;
+        self.hand_slot_on(at);
+        for session in arriving.unwrap_or_default() {
+            self.effects.push(Effect::ReadOwner { session });
+        }
         match role {
             Role::Worker => self.orphan(now, sessions.unwrap_or_default(), cause, processing),
             Role::Dialer => self.dialer_died(),

@@ -5,12 +5,14 @@
 //! because a worker's own dup would otherwise keep the connection open.
 
 use crate::core::event::Fds;
+use nix::sys::eventfd::EventFd;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use tasuki_shared::id::{Generation, PushId, SessionId};
+use tasuki_shared::kernel;
 use tasuki_shared::memory;
 use tasuki_shared::memory::session::Activity;
 use tasuki_shared::message::{Lease, Owner, ToWorker, Verdict};
@@ -25,6 +27,8 @@ struct Held {
     logs: Vec<OwnedFd>,
     pushes: Vec<OwnedFd>,
     connected: BTreeMap<PushId, OwnedFd>,
+    /// What the owner rings when it has released the session to the target of a hand-off.
+    bell: Option<EventFd>,
 }
 
 /// All sessions' fds, and sockets that the dialer connected and nobody has yet.
@@ -43,10 +47,28 @@ pub enum HandoffError {
     Log(#[source] io::Error),
     #[error("memory for a push: {0}")]
     Push(#[source] io::Error),
+    #[error("an eventfd for a hand-off: {0}")]
+    Bell(#[source] io::Error),
     #[error("its owner word is damaged")]
     OwnerWord,
     #[error("its file descriptors are gone")]
     Unknown,
+}
+
+impl Held {
+    /// The fds of a lease in their order.
+    fn fds(&self, lease: &Lease) -> Result<Vec<BorrowedFd<'_>>, HandoffError> {
+        let mut fds = vec![self.socket.as_fd()];
+        fds.extend(self.memory.as_ref().map(AsFd::as_fd));
+        if let Some(live) = &lease.live {
+            fds.extend(self.logs.iter().map(AsFd::as_fd));
+            fds.extend(self.pushes.iter().map(AsFd::as_fd));
+            for push in &live.connected {
+                fds.push(self.connected.get(push).ok_or(HandoffError::Unknown)?.as_fd());
+            }
+        }
+        Ok(fds)
+    }
 }
 
 impl Vault {
@@ -57,6 +79,7 @@ impl Vault {
             logs: Vec::new(),
             pushes: Vec::new(),
             connected: BTreeMap::new(),
+            bell: None,
         };
         self.sessions.insert(session, held);
     }
@@ -75,7 +98,12 @@ impl Vault {
             (Fds::Dialed { session, push, ticket }, _) => {
                 Ok(vec![self.claim_dialed(session, push, ticket)?])
             }
-            (Fds::None | Fds::Session(_) | Fds::Logs(_), _) => Ok(Vec::new()),
+            (Fds::Preparation(_), ToWorker::Prepare(lease)) => self.preparation(lease),
+            (Fds::Bell(session), _) => {
+                let held = self.sessions.get(&session).ok_or(HandoffError::Unknown)?;
+                Ok(vec![held.bell.as_ref().ok_or(HandoffError::Unknown)?.as_fd()])
+            }
+            (Fds::None | Fds::Session(_) | Fds::Preparation(_) | Fds::Logs(_), _) => Ok(Vec::new()),
         }
     }
 
@@ -94,16 +122,28 @@ impl Vault {
                 held.memory = Some(made);
             }
         }
-        let mut fds = vec![held.socket.as_fd()];
-        fds.extend(held.memory.as_ref().map(AsFd::as_fd));
-        if let Some(live) = &lease.live {
-            fds.extend(held.logs.iter().map(AsFd::as_fd));
-            fds.extend(held.pushes.iter().map(AsFd::as_fd));
-            for push in &live.connected {
-                fds.push(held.connected.get(push).ok_or(HandoffError::Unknown)?.as_fd());
-            }
-        }
+        held.fds(lease)
+    }
+
+    /// As `lease` for a session that its owner still holds, and last a new eventfd.
+    fn preparation(&mut self, lease: &Lease) -> Result<Vec<BorrowedFd<'_>>, HandoffError> {
+        let held = self.sessions.get_mut(&lease.session).ok_or(HandoffError::Unknown)?;
+        held.bell = Some(kernel::event().map_err(HandoffError::Bell)?);
+        let mut fds = held.fds(lease)?;
+        fds.extend(held.bell.as_ref().map(AsFd::as_fd));
         Ok(fds)
+    }
+
+    pub fn drop_bell(&mut self, session: SessionId) {
+        if let Some(held) = self.sessions.get_mut(&session) {
+            held.bell = None;
+        }
+    }
+
+    /// What the owner word says; `None` where it is damaged or not there.
+    pub fn owner(&self, session: SessionId) -> Option<Owner> {
+        let memory = self.sessions.get(&session)?.memory.as_ref()?;
+        memory::session::read_owner(memory).ok().flatten()
     }
 
     /// The sessions that this dead process owned and was at work on, as their memory says.

@@ -5,6 +5,7 @@
 //! Lines, clients and waiting events are bounded; a client that does not read or ask is dropped, and
 //! never slows the supervisor down.
 
+use crate::core::event::Event;
 use crate::event_loop::SharedShell;
 use interprocess::local_socket::prelude::*;
 use interprocess::local_socket::tokio::{Listener, Stream};
@@ -22,7 +23,7 @@ use tasuki_shared::limits::{
 };
 use tasuki_shared::status::{Reply, Request};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 
 /// Why there is no status socket.
 #[derive(Debug, thiserror::Error)]
@@ -178,9 +179,25 @@ async fn converse(shell: SharedShell, stream: Stream) -> io::Result<()> {
                 let events = shell.borrow().watch();
                 return watch(&stream, events).await;
             }
-            Ok(Request::Rotate { .. } | Request::Move { .. } | Request::Drain) => {
-                let reason = "this server cannot do that yet".to_owned();
-                answer(&stream, &Reply::Refused { reason }).await?;
+            Ok(Request::Rotate { worker, reason, haste }) => {
+                let ask = |ticket| Event::Rotate { ticket, worker, reason, haste };
+                let replies = shell.borrow_mut().ask(ask);
+                relay(&stream, replies).await?;
+            }
+            Ok(Request::Move { session, haste }) => {
+                let parsed = shell.borrow().parse_session(&session);
+                match parsed {
+                    Ok(session) => {
+                        let ask = |ticket| Event::Move { ticket, session, haste };
+                        let replies = shell.borrow_mut().ask(ask);
+                        relay(&stream, replies).await?;
+                    }
+                    Err(reason) => answer(&stream, &Reply::Refused { reason }).await?,
+                }
+            }
+            Ok(Request::Drain) => {
+                shell.borrow_mut().on(Event::Drain);
+                answer(&stream, &Reply::Done).await?;
             }
             Ok(Request::End { session }) => {
                 let reply = match shell.borrow_mut().end_session(&session) {
@@ -192,6 +209,25 @@ async fn converse(shell: SharedShell, stream: Stream) -> io::Result<()> {
             Err(error) => {
                 let reason = format!("not a request: {error}");
                 answer(&stream, &Reply::Refused { reason }).await?;
+            }
+        }
+    }
+}
+
+/// Answers as they come, until the last or until the client leaves. What was asked for goes on.
+async fn relay(stream: &Stream, mut replies: mpsc::Receiver<Reply>) -> io::Result<()> {
+    let mut receiver = stream;
+    let mut ignored = [0; 256];
+    loop {
+        tokio::select! {
+            reply = replies.recv() => match reply {
+                Some(reply) => answer(stream, &reply).await?,
+                None => return Ok(()),
+            },
+            read = receiver.read(&mut ignored) => {
+                if read? == 0 {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
             }
         }
     }
