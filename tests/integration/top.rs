@@ -81,7 +81,7 @@ impl Screen {
         })
         .with_context(|| format!("{last:?}"))?;
         ensure!(tcgetattr(&self.terminal)? == self.before, "the terminal's settings have changed");
-        ensure!(!self.written().contains("\x1b[38;"), "there is colour despite NO_COLOR");
+        ensure!(!self.written().contains("\x1b[38;5;"), "there is colour despite NO_COLOR");
         Ok(())
     }
 }
