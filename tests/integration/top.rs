@@ -11,7 +11,6 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 use tasuki_tests::child::Child;
 use tasuki_tests::fixture::Recipe;
 use tasuki_tests::passage::{BOUND, NAME};
