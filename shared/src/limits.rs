@@ -170,6 +170,25 @@ pub const LOG_RATE_KEYS_MAX: usize = 1024;
 pub const STATUS_REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a client waits for a reply.
 pub const STATUS_REPLY_DEADLINE: Duration = Duration::from_secs(5);
+/// How often `tasuki top` may ask. It keeps its connection, so it asks before it is dropped.
+pub const TOP_INTERVAL_MIN: Duration = Duration::from_millis(100);
+pub const TOP_INTERVAL_MAX: Duration = Duration::from_secs(20);
+const _: () = assert!(
+    TOP_INTERVAL_MAX.as_secs() < STATUS_REQUEST_DEADLINE.as_secs(),
+    "the server is more patient than a client that asks regularly"
+);
+/// How long `tasuki top` waits before it looks for a server again.
+pub const TOP_RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// Samples of one process's footprint that `tasuki top` remembers, and of how many processes.
+pub const TOP_HISTORY_SAMPLES_MAX: usize = 600;
+pub const TOP_HISTORIES_MAX: usize = 1024;
+/// Events that `tasuki top` remembers.
+pub const TOP_NEWS_MAX: usize = 16;
+/// What has happened and is not drawn yet; who tells of more waits.
+pub const TOP_HAPPENINGS_MAX: usize = 64;
+/// Lines and columns of `tasuki top --once`.
+pub const TOP_FRAME_LINES_MAX: u16 = 1000;
+pub const TOP_FRAME_COLUMNS: u16 = 120;
 /// A worker that says nothing for this long is killed.
 pub const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(10);
 /// From spawn to `Ready`: loading and warming up.

@@ -46,9 +46,11 @@ pub(super) fn utc(unix_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
 }
 
-/// Without control characters: what others said must not steer the terminal.
+/// Without control characters: what others said must not steer the terminal, nor turn the order of
+/// what stands beside it (Unicode's Bidi_Control).
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    let turns = |c| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { '?' } else { c }).collect()
 }
 
 fn tenths(tenths: u128, unit: &str) -> String {
@@ -103,5 +105,6 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
         assert_eq!(printable("a\x1b[2Jb\u{9b}c"), "a?[2Jb?c");
+        assert_eq!(printable("a\u{202e}b\u{2066}é襷"), "a?b?é襷");
     }
 }

@@ -1,6 +1,6 @@
 //! The command line: what was asked, and the one place that turns an answer into an exit code.
 //!
-//! `serve` becomes the server; `check` looks at a file; `status`, `watch` and `end` are only
+//! `serve` becomes the server; `check` looks at a file; `status`, `top`, `watch` and `end` are only
 //! clients of the status socket (docs/PROTOCOL.md).
 
 mod check;
@@ -10,6 +10,7 @@ mod human;
 mod serve;
 mod status;
 mod table;
+mod top;
 mod watch;
 
 use clap::{Parser, Subcommand};
@@ -41,6 +42,8 @@ enum Command {
     Check(check::Arguments),
     /// Show workers and sessions
     Status(status::Arguments),
+    /// Show workers, recycles and sessions, live
+    Top(top::Arguments),
     /// Print events as they happen
     Watch(watch::Arguments),
     /// End one session
@@ -58,6 +61,10 @@ enum CommandError {
     Client(#[from] ClientError),
     #[error("cannot write: {0}")]
     Output(#[from] std::io::Error),
+    #[error(
+        "tasuki top needs a terminal; for text use tasuki status, or tasuki top --once for one frame"
+    )]
+    NoTerminal,
     #[error("{0:#}")]
     Serve(anyhow::Error),
 }
@@ -69,6 +76,7 @@ impl CommandError {
             Self::Log(LogError::Thread(_)) => Exit::Failure,
             Self::Log(LogError::Level(_) | LogError::Format | LogError::Twice) => Exit::Usage,
             Self::Client(error) => error.exit(),
+            Self::NoTerminal => Exit::Usage,
             // Whoever read our output has seen enough.
             Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
             Self::Output(_) | Self::Serve(_) => Exit::Failure,
@@ -95,6 +103,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>, serve: Serve) -> Exit
         Command::Serve(arguments) => serve::run(arguments, serve),
         Command::Check(arguments) => check::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
         Command::End(arguments) => end::run(&arguments),
     };

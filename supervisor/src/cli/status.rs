@@ -1,6 +1,6 @@
 //! `tasuki status`: the node at a glance; `report` draws it.
 
-mod report;
+pub(super) mod report;
 
 use super::CommandError;
 use super::client::{Client, SocketArgument};
@@ -41,9 +41,5 @@ fn screen(out: &std::io::StdoutLock<'_>) -> Screen {
         return Screen { width: None, paint: Paint::Plain };
     }
     let width = terminal_size::terminal_size_of(out).map(|(width, _)| usize::from(width.0));
-    let paint = match std::env::var_os("NO_COLOR") {
-        Some(_) => Paint::Plain,
-        None => Paint::Colours,
-    };
-    Screen { width, paint }
+    Screen { width, paint: Paint::of_environment() }
 }

@@ -47,6 +47,16 @@ pub(super) enum Paint {
     Plain,
 }
 
+impl Paint {
+    /// What the operator wants on a terminal (no-color.org).
+    pub(super) fn of_environment() -> Self {
+        match std::env::var_os("NO_COLOR") {
+            Some(_) => Self::Plain,
+            None => Self::Colours,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {
     columns: [Column; N],

@@ -38,7 +38,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     Ok(Exit::Done)
 }
 
-fn line(event: &Event) -> String {
+/// An event as a line of printable text.
+pub(super) fn line(event: &Event) -> String {
     let Event { unix_ms, event, session, name, worker, detail } = event;
     let mut line = format!("{} {event:<16}", human::utc(*unix_ms));
     for part in [name, session, worker].into_iter().flatten() {

@@ -146,11 +146,6 @@ fn session_row(session: &SessionStatus) -> [Cell; 15] {
         (0, _) | (_, 0) => String::new(),
         (width, height) => format!("{width}x{height}@{:.0}", session.fps),
     };
-    let lag_colour = match session.lag_ms {
-        0..1000 => Colour::Plain,
-        1000..4000 => Colour::Caution,
-        4000.. => Colour::Bad,
-    };
     [
         Cell::plain(&session.id),
         Cell::plain(&session.name),
@@ -165,7 +160,7 @@ fn session_row(session: &SessionStatus) -> [Cell; 15] {
         Cell::plain(session.frames_in.to_string()),
         Cell::plain(session.frames_out.to_string()),
         counted(session.frames_dropped, Colour::Bad),
-        Cell::new(human::lag(session.lag_ms), lag_colour),
+        Cell::new(human::lag(session.lag_ms), lag_colour(session.lag_ms)),
         Cell::plain(human::age(session.uptime_ms)),
     ]
 }
@@ -242,7 +237,7 @@ fn counted(count: u64, colour: Colour) -> Cell {
     Cell::new(count.to_string(), if count == 0 { Colour::Plain } else { colour })
 }
 
-fn worker_colour(state: &str) -> Colour {
+pub(in crate::cli) fn worker_colour(state: &str) -> Colour {
     match state {
         "serving" | "standby" => Colour::Good,
         "starting" | "draining" => Colour::Caution,
@@ -251,11 +246,19 @@ fn worker_colour(state: &str) -> Colour {
     }
 }
 
-fn session_colour(state: &str) -> Colour {
+pub(in crate::cli) fn session_colour(state: &str) -> Colour {
     match state {
         "live" => Colour::Good,
         "lobby" | "authorizing" | "ending" => Colour::Caution,
         _ => Colour::Plain,
+    }
+}
+
+pub(in crate::cli) fn lag_colour(lag_ms: u64) -> Colour {
+    match lag_ms {
+        0..1000 => Colour::Plain,
+        1000..4000 => Colour::Caution,
+        4000.. => Colour::Bad,
     }
 }
 
