@@ -21,7 +21,7 @@ pub const INPUT_RING_BYTES: usize = 128 * 1024;
 pub const REPLY_RING_BYTES: usize = 16 * 1024;
 pub const SCRATCH_BYTES: usize = 64 * 1024;
 /// One slot of the commit record.
-pub const COMMIT_SLOT_BYTES: usize = 8 * 1024;
+pub const COMMIT_SLOT_BYTES: usize = 32 * 1024;
 pub const PUSH_INBOUND_RING_BYTES: usize = 16 * 1024;
 pub const PUSH_COMMAND_RING_BYTES: usize = 16 * 1024;
 
@@ -104,6 +104,9 @@ pub const PUBLISHER_UNREAD_MAX: Duration = Duration::from_secs(2);
 pub const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 pub const PUSH_BACKOFF_FIRST: Duration = Duration::from_millis(250);
 pub const PUSH_BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// What is kept of an origin's unfinished messages once it lets us publish; a longer one is passed
+/// over. It is part of the commit record.
+pub const PUSH_OPEN_BYTES_MAX: usize = 512;
 /// From connected to the origin's `NetStream.Publish.Start`.
 pub const PUSH_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 

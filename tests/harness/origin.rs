@@ -173,6 +173,18 @@ impl Origin {
         Ok(count.trim().parse()?)
     }
 
+    /// How often a stream was published by a connection of its own, as the access log has it. The
+    /// log says so when a connection ends: waits for the first.
+    pub fn wait_publishes(&self, name: &str, bound: Duration) -> Result<usize> {
+        let path = self.directory.join("rtmp-access.log");
+        let entry = format!("PUBLISH \"live\" \"{name}\" ");
+        wait::until(&format!("an end of {name} in the access log"), bound, || {
+            let log = fs::read_to_string(&path).context("the access log")?;
+            let count = log.lines().filter(|line| line.contains(&entry)).count();
+            Ok((count > 0).then_some(count))
+        })
+    }
+
     /// The RTMP module's statistics as XML.
     pub fn statistics(&self) -> Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.http_port))?;

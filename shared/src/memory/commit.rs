@@ -16,7 +16,7 @@ use crate::limits::COMMIT_SLOT_BYTES;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Raised with every change of a section's encoding. A reader of version N also reads N−1.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 const MAGIC: u32 = u32::from_le_bytes(*b"TCMT");
 
 /// A part of the record with one owner.
@@ -29,7 +29,7 @@ pub enum Section {
     Timeline,
     /// Frames encoded, anchor, rung and audio log heads.
     Pipeline,
-    /// Cursors and batches in flight of every push.
+    /// Cursor, batch in flight and what was heard of the origin, of every push.
     Pushes,
 }
 
@@ -46,7 +46,7 @@ impl Section {
             Self::Publish => 1280,
             Self::Timeline => 512,
             Self::Pipeline => 1024,
-            Self::Pushes => 2560,
+            Self::Pushes => 24 * 1024,
         }
     }
 

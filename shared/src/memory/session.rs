@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 const WHAT: &str = "session memory";
 const MAGIC: u64 = u64::from_le_bytes(*b"TASUKI-S");
 /// Raised with every change of this layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const MAGIC_AT: usize = 0;
 const VERSION_AT: usize = 8;

@@ -94,6 +94,28 @@ pub enum Feed {
     },
 }
 
+impl Feed {
+    fn encode(self, into: &mut Vec<u8>) {
+        let (tag, video, audio) = match self {
+            Self::Source => (0, LogName::Source, LogName::Source),
+            Self::Merged { video, audio: None } => (1, video, LogName::Source),
+            Self::Merged { video, audio: Some(audio) } => (2, video, audio),
+        };
+        into.extend([tag, video.to_byte(), audio.to_byte()]);
+    }
+
+    fn decode(take: &mut Take<'_>) -> Result<Self, BadSection> {
+        let [tag, video, audio] = take.array()?;
+        let (video, audio) = (LogName::from_byte(video), LogName::from_byte(audio));
+        match tag {
+            0 => Ok(Self::Source),
+            1 => Ok(Self::Merged { video, audio: None }),
+            2 => Ok(Self::Merged { video, audio: Some(audio) }),
+            _ => Err(take.bad("an unknown feed of a push")),
+        }
+    }
+}
+
 /// The next thing to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -125,6 +147,9 @@ pub struct Cursor {
 }
 
 impl Cursor {
+    /// What [`Self::encode`] appends.
+    pub const RECORD_BYTES: usize = 3 + 8 + 8 + 1 + 3 * 4 + 8 + 8;
+
     #[must_use]
     pub fn new(feed: Feed) -> Self {
         Self {
@@ -201,7 +226,8 @@ impl Cursor {
 
     /// Appends what the commit record must know.
     pub fn encode(&self, into: &mut Vec<u8>) {
-        let Self { feed: _, video, audio, started, sent, last_video_dts_ms, skipped } = self;
+        let Self { feed, video, audio, started, sent, last_video_dts_ms, skipped } = self;
+        feed.encode(into);
         into.put_u64(*video);
         into.put_u64(*audio);
         into.put_u8(match started {
@@ -217,7 +243,8 @@ impl Cursor {
     }
 
     /// Reads what [`Self::encode`] wrote.
-    pub fn decode(feed: Feed, take: &mut Take<'_>) -> Result<Self, BadSection> {
+    pub fn decode(take: &mut Take<'_>) -> Result<Self, BadSection> {
+        let feed = Feed::decode(take)?;
         let (video, audio) = (take.u64()?, take.u64()?);
         let started = match take.u8()? {
             0 => Started::Not,
@@ -264,7 +291,7 @@ impl Cursor {
                 if self.started == Started::Yes {
                     Wants::This
                 } else {
-                    self.skipped += 1;
+                    self.skipped = self.skipped.saturating_add(1);
                     Wants::Another
                 }
             }
@@ -300,7 +327,7 @@ impl Cursor {
             None if heads.headers.video == 0 => log.oldest(self.video + 1),
             None => heads.index_head,
         };
-        self.skipped += target - self.video;
+        self.skipped = self.skipped.saturating_add(target - self.video);
         self.video = target;
         if heads.headers.video != 0 {
             self.started = Started::Not;
@@ -346,7 +373,7 @@ impl Cursor {
                     Started::Not if has_video && end == StreamEnd::Over => {
                         // No picture comes that this sound could belong to.
                         let head = log.heads().index_head;
-                        self.skipped += head - self.audio;
+                        self.skipped = self.skipped.saturating_add(head - self.audio);
                         self.audio = head;
                         None
                     }
@@ -369,7 +396,8 @@ impl Cursor {
                     return Some(entry);
                 }
                 Some(entry) => {
-                    self.skipped += u64::from(entry.kind.is_video_frame());
+                    let frame = u64::from(entry.kind.is_video_frame());
+                    self.skipped = self.skipped.saturating_add(frame);
                     self.video += 1;
                 }
             }
@@ -383,7 +411,7 @@ impl Cursor {
             match log.entry(self.audio) {
                 None => {
                     let target = log.oldest(self.audio + 1);
-                    self.skipped += target - self.audio;
+                    self.skipped = self.skipped.saturating_add(target - self.audio);
                     self.audio = target;
                 }
                 Some(entry) if entry.kind == EntryKind::Audio => return Some(entry),
@@ -460,7 +488,7 @@ enum Wants {
 /// Stream time between this entry and the newest of its log.
 fn waited_ms(log: &LogWriter, entry: &Entry) -> i64 {
     let newest = log.heads().index_head.checked_sub(1).and_then(|index| log.entry(index));
-    newest.map_or(0, |newest| newest.dts_ms - entry.dts_ms)
+    newest.map_or(0, |newest| newest.dts_ms.saturating_sub(entry.dts_ms))
 }
 
 fn header(log: LogName, id: u32, kind: HeaderKind, dts_ms: i64) -> Next {

@@ -7,16 +7,21 @@
 //! ```
 //! Everything before `Live` is one unfinished dial: it is not moved between workers but dialled
 //! again. In `Live` the media is written by `output::push`; what arrives here are
-//! acknowledgements, pings and the origin's complaints.
+//! acknowledgements, pings and the origin's complaints, and all state is part of the commit record
+//! (`state`): of messages that are not complete only short ones are kept.
 //!
 //! Source: "rtmp_specification_1.0" sections 5.2, 7.2.
+
+mod state;
 
 use super::amf;
 use super::chunk::{ChunkError, ChunkReader, MessageHeader, Piece, Step, kind};
 use super::write::MessageStart;
 use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
-use std::collections::HashMap;
-use tasuki_shared::limits::{CHUNK_SIZE_OUT, COMMAND_MESSAGE_BYTES_MAX};
+use std::collections::BTreeMap;
+use tasuki_shared::limits::{
+    CHUNK_SIZE_OUT, COMMAND_MESSAGE_BYTES_MAX, OPEN_MESSAGES_MAX, PUSH_OPEN_BYTES_MAX,
+};
 
 /// Chunk stream of our commands and of `onMetaData`.
 const COMMAND_CHUNK_STREAM: u8 = 3;
@@ -55,6 +60,8 @@ pub enum PushError {
     Refused(String),
     #[error("the origin sent {PREAMBLE_BYTES_MAX} bytes and still does not let us publish")]
     Talkative,
+    #[error("the origin asks for more answers than it reads")]
+    Unread,
 }
 
 enum Stage {
@@ -70,8 +77,8 @@ pub struct PushClient {
     stage: Stage,
     target: PushTarget,
     reader: ChunkReader,
-    /// Unfinished messages of the origin, by slot.
-    open: HashMap<usize, (MessageHeader, Vec<u8>)>,
+    /// Unfinished messages of the origin that will be looked at, by slot.
+    open: BTreeMap<usize, (MessageHeader, Vec<u8>)>,
     received: u64,
     acknowledged: u64,
     /// What the origin wants acknowledged, 0 for nothing.
@@ -90,7 +97,7 @@ impl PushClient {
             stage: Stage::Handshake(Box::new(handshake)),
             target,
             reader: ChunkReader::new(),
-            open: HashMap::new(),
+            open: BTreeMap::new(),
             received: 0,
             acknowledged: 0,
             window: 0,
@@ -185,12 +192,12 @@ impl PushClient {
         match piece {
             Piece::Nothing => {}
             Piece::Begin { message, slot } => {
-                self.open.insert(slot.index(), (message, Vec::new()));
+                if is_heard(message.kind) && message.length as usize <= self.open_room() {
+                    self.open.insert(slot.index(), (message, Vec::new()));
+                }
             }
             Piece::Payload { slot, .. } => {
-                if let Some((_, payload)) = self.open.get_mut(&slot.index())
-                    && payload.len() + bytes.len() <= COMMAND_MESSAGE_BYTES_MAX
-                {
+                if let Some((_, payload)) = self.open.get_mut(&slot.index()) {
                     payload.extend(bytes);
                 }
             }
@@ -204,6 +211,30 @@ impl PushClient {
             }
         }
         Ok(None)
+    }
+
+    /// Bytes that a further message may announce and still be kept.
+    fn open_room(&self) -> usize {
+        let kept: usize = self.open.values().map(|(message, _)| message.length as usize).sum();
+        let most = match self.stage {
+            Stage::Handshake(_)
+            | Stage::Connecting
+            | Stage::Creating
+            | Stage::Publishing { .. } => COMMAND_MESSAGE_BYTES_MAX * OPEN_MESSAGES_MAX,
+            Stage::Live { .. } => PUSH_OPEN_BYTES_MAX,
+        };
+        most.saturating_sub(kept)
+    }
+
+    /// From now on the commit record must hold what is kept.
+    fn go_live(&mut self, stream_id: u32) {
+        self.stage = Stage::Live { stream_id };
+        let mut room = PUSH_OPEN_BYTES_MAX;
+        self.open.retain(|_, (message, _)| {
+            let left = room.checked_sub(message.length as usize);
+            room = left.unwrap_or(room);
+            left.is_some()
+        });
     }
 
     fn take_message(
@@ -289,7 +320,7 @@ impl PushClient {
         }
         match self.stage {
             Stage::Publishing { stream_id } if text("code") == "NetStream.Publish.Start" => {
-                self.stage = Stage::Live { stream_id };
+                self.go_live(stream_id);
                 Ok(Some(PushEvent::Live { stream_id }))
             }
             Stage::Handshake(_)
@@ -299,6 +330,17 @@ impl PushClient {
             | Stage::Live { .. } => Ok(None),
         }
     }
+}
+
+/// Messages of an origin that mean something to us.
+fn is_heard(kind: u8) -> bool {
+    matches!(
+        kind,
+        kind::WINDOW_ACKNOWLEDGEMENT_SIZE
+            | kind::USER_CONTROL
+            | kind::COMMAND_AMF0
+            | kind::COMMAND_AMF3
+    )
 }
 
 fn control(kind: u8, payload: &[u8], out: &mut Vec<u8>) {

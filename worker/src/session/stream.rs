@@ -13,11 +13,12 @@ use crate::ladder::{PassReason, RungDecision};
 use crate::leftovers::Leftover;
 use crate::media::timeline::{Timeline, Track};
 use crate::output::cursor::{Feed, LogName, Logs, PipelineState, StreamEnd};
-use crate::output::push::{Push, PushNews, Wrote};
+use crate::output::push::{Connection, Push, PushNews, Wrote};
 use crate::output::recording::Recording;
 use crate::pipeline::PipelineError;
 use crate::rtmp::amf;
 use crate::rtmp::chunk::{MessageHeader, kind};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -98,7 +99,7 @@ impl Stream {
     }
 
     /// Goes on with a stream that another owner had, where its record says that it stopped.
-    /// Origins are dialled anew; recordings begin a new file with the next keyframe.
+    /// Origins' connections go on as well; recordings begin a new file with the next keyframe.
     pub fn resume(
         live: LiveLease,
         mut fds: Vec<OwnedFd>,
@@ -110,24 +111,28 @@ impl Stream {
         let Committed { source, pipeline: record, pushes } = committed;
         let LiveLease { plan, connected } = live;
         let memories = plan.logs().len() + plan.pushes.len();
-        for socket in fds.split_off(memories.min(fds.len())) {
-            let how = nix::sys::socket::Shutdown::Both;
-            let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
-            let _gone_is_as_good = nix::sys::socket::shutdown(fd, how);
+        let (found, expected) = (fds.len(), memories + connected.len());
+        if found != expected {
+            return Err(StreamError::Fds { found, expected });
         }
-        tracing::debug!(connections = connected.len(), "origins are dialled anew");
+        let sockets = fds.split_off(memories).into_iter().map(Connection::of);
+        let mut connections: BTreeMap<PushId, Connection> =
+            connected.into_iter().zip(sockets).collect();
         let mut stream = Self::assemble(plan, fds, source, record, warm, wake, now)?;
         let ids = stream.logs.source.heads().headers;
         let video = stream.logs.source.header(HeaderKind::Video, ids.video);
         let audio = stream.logs.source.header(HeaderKind::Audio, ids.audio);
         stream.tracks.restore(video.as_deref(), audio.as_deref());
-        if !pushes.is_empty() {
-            let mut take = Take::new("pushes", pushes);
-            for push in &mut stream.pushes {
-                push.decode(&mut take)?;
+        let mut take = Take::new("pushes", pushes);
+        for push in &mut stream.pushes {
+            let connection = connections.remove(&push.id());
+            if pushes.is_empty() {
+                push.begin_anew(connection);
+            } else {
+                push.resume(&mut take, connection, &stream.logs, now)?;
             }
-            take.end()?;
         }
+        take.end()?;
         for recording in &mut stream.recordings {
             recording.go_to_head(&stream.logs);
         }

@@ -1,6 +1,7 @@
 //! A batch: the few messages a push has composed, which are committed before their first byte is
 //! written and derived again from the record by whoever adopts the session.
 
+use super::commands::Commands;
 use crate::output::cursor::{LogName, Logs};
 use crate::rtmp::chunk::kind;
 use crate::rtmp::write::{MessageStart, WrittenHeader};
@@ -33,7 +34,7 @@ enum What {
 
 /// One message of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Item {
+pub(super) struct Item {
     what: What,
     /// RTMP message type; 0 for a command.
     kind: u8,
@@ -43,7 +44,25 @@ struct Item {
 
 impl Item {
     /// Encoded size.
-    const BYTES: usize = 19;
+    pub const BYTES: usize = 19;
+
+    fn header(log: LogName, id: u32, kind: HeaderKind, dts_ms: i64, bytes: &[u8]) -> Self {
+        let length = u32::try_from(bytes.len()).expect("a page at most");
+        let kind = match kind {
+            HeaderKind::Video => kind::VIDEO,
+            HeaderKind::Audio => kind::AUDIO,
+            HeaderKind::Metadata => kind::DATA_AMF0,
+        };
+        let timestamp_ms = wire_time(dts_ms);
+        Self { what: What::Header { log, id }, kind, timestamp_ms, length }
+    }
+
+    fn packet(log: LogName, entry: &Entry) -> Self {
+        let what = What::Packet { log, index: entry.index };
+        let kind = message_kind(entry.kind);
+        let timestamp_ms = wire_time(entry.dts_ms);
+        Self { what, kind, timestamp_ms, length: entry.length }
+    }
 
     fn start(&self, stream_id: u32) -> MessageStart {
         let chunk_stream = match self.kind {
@@ -76,6 +95,50 @@ impl Item {
         into.put_u64(place);
         into.put_u32(self.length);
         into.put_u32(self.timestamp_ms);
+    }
+
+    fn decode(commands: Commands, take: &mut Take<'_>) -> Result<Self, BadSection> {
+        let [tag, log, kind] = take.array()?;
+        let (place, length, timestamp_ms) = (take.u64()?, take.u32()?, take.u32()?);
+        let log = LogName::from_byte(log);
+        let what = match tag {
+            0 => What::Command { position: place },
+            1 => {
+                let id = u32::try_from(place).map_err(|_| take.bad("an impossible header"))?;
+                What::Header { log, id }
+            }
+            2 => What::Packet { log, index: place },
+            _ => return Err(take.bad("an unknown item of a batch")),
+        };
+        if let What::Command { position } = what
+            && (position, u64::from(length))
+                != (commands.begins, commands.batched - commands.begins)
+        {
+            return Err(take.bad("a command that is not in the ring"));
+        }
+        Ok(Self { what, kind, timestamp_ms, length })
+    }
+
+    /// Looks whether what is to be written is still there, unchanged; gives a header's bytes.
+    fn find(&self, logs: &Logs) -> Result<Option<Vec<u8>>, &'static str> {
+        const GONE: &str = "what was being written to the origin is overwritten";
+        match self.what {
+            What::Command { .. } => Ok(None),
+            What::Header { log, id } => {
+                let kind = match self.kind {
+                    kind::VIDEO => HeaderKind::Video,
+                    kind::AUDIO => HeaderKind::Audio,
+                    _ => HeaderKind::Metadata,
+                };
+                let bytes = logs.get(log).and_then(|log| log.header(kind, id)).ok_or(GONE)?;
+                let is_same = bytes.len() == self.length as usize;
+                if is_same { Ok(Some(bytes)) } else { Err(GONE) }
+            }
+            What::Packet { log: name, index } => {
+                let entry = logs.get(name).and_then(|log| log.entry(index)).ok_or(GONE)?;
+                if Self::packet(name, &entry) == *self { Ok(None) } else { Err(GONE) }
+            }
+        }
     }
 }
 
@@ -131,26 +194,28 @@ impl Batch {
         dts_ms: i64,
         bytes: Vec<u8>,
     ) {
-        let length = u32::try_from(bytes.len()).expect("a page at most");
-        let kind = match kind {
-            HeaderKind::Video => kind::VIDEO,
-            HeaderKind::Audio => kind::AUDIO,
-            HeaderKind::Metadata => kind::DATA_AMF0,
-        };
-        let timestamp_ms = wire_time(dts_ms);
-        self.add(Item { what: What::Header { log, id }, kind, timestamp_ms, length });
+        self.add(Item::header(log, id, kind, dts_ms, &bytes));
         self.headers.push(bytes);
     }
 
     pub fn add_packet(&mut self, log: LogName, entry: &Entry) {
-        let what = What::Packet { log, index: entry.index };
-        let kind = message_kind(entry.kind);
-        let timestamp_ms = wire_time(entry.dts_ms);
-        self.add(Item { what, kind, timestamp_ms, length: entry.length });
+        self.add(Item::packet(log, entry));
+    }
+
+    /// Where it begins and ends in the connection's outbound stream.
+    #[cfg(test)]
+    pub fn place(&self) -> (u64, u64) {
+        (self.begins, self.begins + self.bytes)
+    }
+
+    /// How much of it is with the kernel.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     pub fn encode(&self, into: &mut Vec<u8>) {
-        into.put_u32(self.stream_id);
+        // Length and headers follow from the items, what is written is the kernel's to say.
+        let Self { stream_id: _, begins: _, bytes: _, written: _, items: _, headers: _ } = self;
         into.put_u64(self.begins);
         into.put_u8(u8::try_from(self.items.len()).expect("a few items"));
         for item in &self.items {
@@ -158,14 +223,43 @@ impl Batch {
         }
     }
 
-    /// Passes over an encoded batch that is not gone on with.
-    pub fn pass_over(take: &mut Take<'_>) -> Result<(), BadSection> {
-        let _stream_id_and_begin = (take.u32()?, take.u64()?);
+    /// Reads what [`Self::encode`] wrote, `begins` taken already. It must go on by
+    /// [`Self::go_on_at`] before it is sent.
+    pub fn decode(
+        stream_id: u32,
+        begins: u64,
+        commands: Commands,
+        take: &mut Take<'_>,
+    ) -> Result<Self, BadSection> {
+        let mut batch = Self::new(stream_id, begins);
         let items = usize::from(take.u8()?);
         if items > ITEMS_MAX {
             return Err(take.bad("more items than a batch has"));
         }
-        take.bytes(items * Item::BYTES).map(|_| ())
+        for _ in 0..items {
+            let item = Item::decode(commands, take)?;
+            batch.add(item);
+        }
+        Ok(batch)
+    }
+
+    /// Goes on where the kernel has `written` bytes of the connection's outbound stream.
+    pub fn go_on_at(&mut self, written: u64, logs: &Logs) -> Result<(), String> {
+        let end = self.begins + self.bytes;
+        if !(self.begins..=end).contains(&written) {
+            let begins = self.begins;
+            return Err(format!(
+                "the record covers bytes {begins} to {end} of what the origin gets, the kernel has \
+                 {written}"
+            ));
+        }
+        self.written = written - self.begins;
+        if !self.is_written() {
+            for item in &self.items {
+                self.headers.extend(item.find(logs)?);
+            }
+        }
+        Ok(())
     }
 
     /// One sendmsg(2) of what is left. Returns the bytes that the kernel took.

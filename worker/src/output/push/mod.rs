@@ -10,24 +10,32 @@
 //! In `Live`, bytes are written in **batches**: a few items, each a message made of committed
 //! bytes (a log entry, a header kept aside, a command in the push memory). A batch is committed
 //! before its first byte, and a new one is composed only after the last was written, so whoever
-//! adopts the session derives the rest of the byte stream from the record and the kernel's count.
+//! adopts the session derives the rest of the byte stream from the record and the kernel's count
+//! (`resume`). What the origin says is parsed out of a ring whose bytes stay until a commit covers
+//! what came of them; answers are put into another ring by the same commit.
 //!
 //! Invariants: no byte of media is written that no commit covers; a slow or absent origin is never
 //! waited for, the log's tail passes it by, it is cut and begins again at a keyframe.
 
 mod batch;
+mod commands;
+mod resume;
+#[cfg(test)]
+mod tests;
+
+pub use resume::{Connection, Counts};
 
 use super::cursor::{Cursor, Feed, Logs, Next, StreamEnd};
 use crate::rtmp::push_client::{PushClient, PushError, PushEvent, PushTarget};
-use crate::session::record::{BadSection, Put, Take};
 use batch::{Batch, send};
+use commands::Commands;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use tasuki_shared::id::PushId;
 use tasuki_shared::limits::{
     DIAL_DEADLINE, PUSH_BACKOFF_FIRST, PUSH_BACKOFF_MAX, PUSH_CLOSING_DEADLINE,
-    PUSH_COMMAND_RING_BYTES, PUSH_HANDSHAKE_DEADLINE, PUSH_INBOUND_RING_BYTES,
+    PUSH_HANDSHAKE_DEADLINE, PUSH_INBOUND_RING_BYTES,
 };
 use tasuki_shared::memory::map::Gather;
 use tasuki_shared::memory::push::PushMemory;
@@ -50,9 +58,7 @@ struct Live {
     /// When the kernel last took something, or nothing was left to take.
     progress: Instant,
     batch: Batch,
-    /// Answers to the origin that are not in a batch yet.
-    commands: Vec<u8>,
-    command_head: u64,
+    commands: Commands,
     goodbye: Goodbye,
 }
 
@@ -113,11 +119,15 @@ pub struct Push {
     /// Inbound bytes of this connection: taken from the kernel, and parsed.
     received: u64,
     parsed: u64,
+    /// Before this no byte is needed any more: whoever comes after us parses from here.
+    parsed_committed: u64,
     connection: u32,
     attempts: u32,
     /// Sockets that are shut down but must be taken out of epoll before they are closed: the
     /// supervisor's dup keeps them alive in there.
     closed: Vec<OwnedFd>,
+    /// What came of going on with another owner's connection.
+    unsaid: Option<PushNews>,
     pub sent_bytes: u64,
     pub messages: u64,
     pub last_error: String,
@@ -134,9 +144,11 @@ impl Push {
             cursor: Cursor::new(feed),
             received: 0,
             parsed: 0,
+            parsed_committed: 0,
             connection: 0,
             attempts: 0,
             closed: Vec::new(),
+            unsaid: None,
             sent_bytes: 0,
             messages: 0,
             last_error: String::new(),
@@ -209,6 +221,9 @@ impl Push {
 
     /// Time passed, or the logs grew.
     pub fn tick(&mut self, logs: &Logs, end: StreamEnd, now: Instant) -> Option<PushNews> {
+        if let Some(news) = self.unsaid.take() {
+            return Some(news);
+        }
         match &self.state {
             State::Idle | State::Backoff { .. } if end == StreamEnd::Over => {
                 // What an origin that is away did not get by now, it will not get.
@@ -250,16 +265,10 @@ impl Push {
             Ok(socket) => socket,
             Err(reason) => return self.lose(&reason, now),
         };
-        let PushPlan { host, port, app, stream, .. } = &self.plan;
-        let target = PushTarget {
-            app: app.clone(),
-            tc_url: format!("rtmp://{host}:{port}/{app}"),
-            stream: stream.clone(),
-        };
         let mut out = Vec::new();
-        match PushClient::start(target, &mut out) {
+        match PushClient::start(self.target(), &mut out) {
             Ok(client) => {
-                (self.received, self.parsed) = (0, 0);
+                (self.received, self.parsed, self.parsed_committed) = (0, 0, 0);
                 self.state = State::Handshake {
                     socket,
                     client: Box::new(client),
@@ -281,28 +290,29 @@ impl Push {
         }
     }
 
-    /// Composes the next batch if there is none. True when something must be committed.
+    /// Composes the next batch if there is none. True when something must be committed: before
+    /// anything is written or read again.
     pub fn compose(&mut self, logs: &Logs, end: StreamEnd) -> bool {
         let State::Live(live) = &mut self.state else { return false };
+        let heard = self.parsed != self.parsed_committed;
+        self.parsed_committed = self.parsed;
         if !live.batch.is_written() {
-            return false;
+            return heard;
         }
         let was_empty = live.batch.is_empty();
         live.batch.go_on();
         if live.goodbye == Goodbye::NotYet && end == StreamEnd::Over && self.cursor.is_at_end(logs)
         {
-            live.client.put_goodbye(&mut live.commands);
+            let mut words = Vec::new();
+            live.client.put_goodbye(&mut words);
+            // One that does not read our answers gets no goodbye either.
+            let _full = live.commands.put(&words, &self.memory);
             live.goodbye = Goodbye::Said;
         }
-        if !live.commands.is_empty() {
-            let take = live.commands.len().min(PUSH_COMMAND_RING_BYTES);
-            self.memory.commands.write(live.command_head, &live.commands[..take]);
-            live.commands.drain(..take);
-            let length = u32::try_from(take).expect("at most the ring");
-            live.batch.add_command(live.command_head, length);
-            live.command_head += take as u64;
+        if let Some((position, length)) = live.commands.take() {
+            live.batch.add_command(position, length);
         }
-        while live.batch.has_room() {
+        while live.goodbye == Goodbye::NotYet && live.batch.has_room() {
             let Some(next) = self.cursor.next(logs, end) else { break };
             match next {
                 Next::Header { log, id, kind, dts_ms } => {
@@ -316,7 +326,7 @@ impl Push {
                 }
             }
         }
-        !(was_empty && live.batch.is_empty())
+        heard || !(was_empty && live.batch.is_empty())
     }
 
     /// Writes what is composed and committed.
@@ -330,6 +340,19 @@ impl Push {
         }
     }
 
+    /// Lets go of the connection, which another owner goes on with: nothing is shut down and
+    /// nothing is said. What is given back must be taken out of epoll and closed.
+    #[must_use]
+    pub fn release(self) -> Vec<OwnedFd> {
+        let mut sockets = self.closed;
+        match self.state {
+            State::Handshake { socket, .. } | State::Closing { socket, .. } => sockets.push(socket),
+            State::Live(live) => sockets.push(live.socket),
+            State::Idle | State::Dialing { .. } | State::Backoff { .. } | State::Closed => {}
+        }
+        sockets
+    }
+
     /// Ends the connection at once, without another try.
     pub fn abandon(&mut self) -> Option<PushNews> {
         let was_open = self.socket().is_some();
@@ -337,36 +360,12 @@ impl Push {
         was_open.then_some(PushNews::Closed(None))
     }
 
-    /// Appends what the commit record must know.
-    pub fn encode(&self, into: &mut Vec<u8>) {
-        into.put_u8(self.id.0);
-        into.put_u32(self.connection);
-        self.cursor.encode(into);
-        let State::Live(live) = &self.state else {
-            into.put_u8(0);
-            return;
-        };
-        into.put_u8(1);
-        into.put_u64(live.command_head);
-        live.batch.encode(into);
-    }
-
-    /// Reads what [`Self::encode`] wrote of this push. The connection is not gone on with: the
-    /// origin is dialled anew and gets what comes after the cursor, from a keyframe on.
-    pub fn decode(&mut self, take: &mut Take<'_>) -> Result<(), BadSection> {
-        if take.u8()? != self.id.0 {
-            return Err(take.bad("the pushes are not in the order of the plan"));
-        }
-        self.connection = take.u32()?;
-        self.cursor = Cursor::decode(self.cursor.feed(), take)?;
-        self.cursor.restart();
-        match take.u8()? {
-            0 => Ok(()),
-            1 => {
-                let _command_head = take.u64()?;
-                Batch::pass_over(take)
-            }
-            _ => Err(take.bad("an unknown state of a push")),
+    fn target(&self) -> PushTarget {
+        let PushPlan { host, port, app, stream, .. } = &self.plan;
+        PushTarget {
+            app: app.clone(),
+            tc_url: format!("rtmp://{host}:{port}/{app}"),
+            stream: stream.clone(),
         }
     }
 
@@ -392,24 +391,49 @@ impl Push {
         let socket = socket.try_clone_to_owned().map_err(|error| error.to_string())?;
         let mut news = None;
         for _ in 0..RECEIVE_ROUNDS_MAX {
-            let room = PUSH_INBOUND_RING_BYTES as u64 - (self.received - self.parsed);
+            let kept = self.received - self.needed_from();
+            let room = PUSH_INBOUND_RING_BYTES as u64 - kept;
             let room = usize::try_from(room).expect("at most the ring");
             if room == 0 {
+                if self.parsed > self.needed_from() {
+                    // The commit comes first, and makes room.
+                    return Ok(news);
+                }
                 return Err("the origin sent a message that is too long".into());
             }
             match self.memory.inbound.recv(socket.as_fd(), self.received, room) {
                 Ok(0) => return self.peer_closed(),
                 Ok(got) => {
                     self.received += got as u64;
-                    // What follows the event that makes it live is for the live connection.
-                    while let Some(event) = self.parse().map_err(|error| error.to_string())? {
-                        news = Some(self.go_live(event, now));
-                    }
+                    news = self.parse_all(now)?.or(news);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(news),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(format!("the connection broke: {error}")),
             }
+        }
+        Ok(news)
+    }
+
+    /// The oldest inbound byte that must stay in the ring.
+    fn needed_from(&self) -> u64 {
+        match self.state {
+            State::Live(_) => self.parsed_committed,
+            State::Idle
+            | State::Dialing { .. }
+            | State::Handshake { .. }
+            | State::Backoff { .. }
+            | State::Closing { .. }
+            | State::Closed => self.parsed,
+        }
+    }
+
+    /// Parses all that is there. What follows the event that makes it live is for the live
+    /// connection.
+    fn parse_all(&mut self, now: Instant) -> Result<Option<PushNews>, String> {
+        let mut news = None;
+        while let Some(event) = self.parse().map_err(|error| error.to_string())? {
+            news = Some(self.go_live(event, now).map_err(|error| error.to_string())?);
         }
         Ok(news)
     }
@@ -426,16 +450,12 @@ impl Push {
         let length = usize::try_from(self.received - self.parsed).expect("at most the ring");
         let input = self.memory.inbound.private_bytes(self.parsed, length);
         let (taken, event) = match &mut self.state {
-            State::Handshake { client, out, .. } => {
-                let (taken, event) = client.receive(input, out)?;
-                (taken, event)
-            }
+            State::Handshake { client, out, .. } => client.receive(input, out)?,
             State::Live(live) => {
-                let (taken, event) = live.client.receive(input, &mut live.commands)?;
-                if live.commands.len() > PUSH_COMMAND_RING_BYTES {
-                    return Err(PushError::Talkative);
-                }
-                (taken, event)
+                let mut answers = Vec::new();
+                let heard = live.client.receive(input, &mut answers)?;
+                live.commands.put(&answers, &self.memory)?;
+                heard
             }
             State::Idle
             | State::Dialing { .. }
@@ -447,26 +467,29 @@ impl Push {
         Ok(event)
     }
 
-    fn go_live(&mut self, event: PushEvent, now: Instant) -> PushNews {
+    fn go_live(&mut self, event: PushEvent, now: Instant) -> Result<PushNews, PushError> {
         let PushEvent::Live { stream_id } = event;
         let before = std::mem::replace(&mut self.state, State::Idle);
         if let State::Handshake { socket, client, out, written, .. } = before {
-            self.connection += 1;
+            self.connection = self.connection.saturating_add(1);
             self.cursor.restart();
+            self.parsed_committed = self.parsed;
+            let mut commands = Commands::default();
+            let said = commands.put(&out, &self.memory);
             self.state = State::Live(Box::new(Live {
                 socket,
                 client: *client,
                 since: now,
                 progress: now,
                 batch: Batch::new(stream_id, written),
-                commands: out,
-                command_head: 0,
+                commands,
                 goodbye: Goodbye::NotYet,
             }));
+            said?;
         } else {
             self.state = before;
         }
-        PushNews::Live
+        Ok(PushNews::Live)
     }
 
     fn try_write(&mut self, logs: &Logs, now: Instant) -> Result<Wrote, String> {
