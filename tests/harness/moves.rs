@@ -43,6 +43,8 @@ pub struct Moved {
 /// Publishes, moves at random moments, half of the moves urgent, and checks what arrived.
 pub fn run(directory: &Path, moving: &Moving, chance: &mut Chance) -> Result<Moved> {
     let origin = Origin::start(directory)?;
+    // The harness itself has looked whether it listens.
+    let before = origin.accepts()?;
     let setup = Setup {
         workers: Some(2),
         streams_per_worker: Some(moving.streams.max(4)),
@@ -98,15 +100,15 @@ pub fn run(directory: &Path, moving: &Moving, chance: &mut Chance) -> Result<Mov
     origin.wait_idle(BOUND)?;
     let log = server.log();
     ensure!(!log.contains("panic"), "a worker panicked:\n{log}");
+    let accepts = origin.accepts()? - before;
+    let wanted = u64::from(moving.streams) * u64::try_from(moving.rungs.len())?;
+    ensure!(accepts == wanted, "the origin accepted {accepts} connections, {wanted} are enough");
     check(&origin, moving, &file, &names)?;
     server.stop()?;
     Ok(moved)
 }
 
 fn check(origin: &Origin, moving: &Moving, file: &Path, names: &[String]) -> Result<()> {
-    let wanted = u64::from(moving.streams) * u64::try_from(moving.rungs.len())?;
-    let accepts = origin.accepts()?;
-    ensure!(accepts == wanted, "the origin accepted {accepts} connections, {wanted} are enough");
     let expected = Expected::all_of(&moving.recipe);
     let sent = Flv::read(file)?;
     for name in names {
