@@ -1,12 +1,15 @@
 //! The command line: what was asked, and the one place that turns an answer into an exit code.
 //!
-//! `serve` becomes the server; `check` looks at a file; `status`, `watch` and `end` are only
+//! `serve` becomes the server; `check` looks at a file; the others are only
 //! clients of the status socket (docs/PROTOCOL.md).
 
 mod check;
 mod client;
+mod drain;
 mod end;
 mod human;
+mod relocate;
+mod rotate;
 mod serve;
 mod status;
 mod table;
@@ -45,6 +48,12 @@ enum Command {
     Watch(watch::Arguments),
     /// End one session
     End(end::Arguments),
+    /// Replace one worker or all of them under their live streams, and wait for it
+    Rotate(rotate::Arguments),
+    /// Move one session to another worker, and wait for it
+    Move(relocate::Arguments),
+    /// Take nothing new and leave when the last session has ended
+    Drain(drain::Arguments),
 }
 
 /// Why a command failed.
@@ -97,6 +106,9 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>, serve: Serve) -> Exit
         Command::Status(arguments) => status::run(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
         Command::End(arguments) => end::run(&arguments),
+        Command::Rotate(arguments) => rotate::run(&arguments),
+        Command::Move(arguments) => relocate::run(&arguments),
+        Command::Drain(arguments) => drain::run(&arguments),
     };
     match outcome {
         Ok(exit) => exit,

@@ -12,19 +12,17 @@
 //! is released the old owner speaks for the session, afterwards the taker. What cannot be decided
 //! in between, an end or a publish, waits for the outcome.
 
+use super::Core;
 use super::event::{Announcement, Effect, Fds, Loudness};
 use super::lease::{Place, Session};
 use super::publish::Publish;
 use super::settings::Rules;
-use super::Core;
 use std::time::Duration;
 use tasuki_shared::id::{Generation, SessionId};
 use tasuki_shared::limits::{
     PREPARE_DEADLINE, REAP_DEADLINE, RELEASE_NOW_DEADLINE, RELEASE_SCHEDULED_DEADLINE,
 };
-use tasuki_shared::message::{
-    CutReport, EndReason, Haste, Owner, PublishRequest, ToWorker,
-};
+use tasuki_shared::message::{CutReport, EndReason, Haste, Owner, PublishRequest, ToWorker};
 use tasuki_shared::status::MoveStatus;
 
 /// A hand-off under way.

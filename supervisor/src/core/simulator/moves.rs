@@ -32,7 +32,10 @@ impl World {
         let word = *self.words.entry(session).or_insert(Owner::Offered(to));
         match word {
             Owner::Held(owner) => {
-                assert!(!self.alive.contains_key(&owner), "{context}: {session} has the owner {owner}");
+                assert!(
+                    !self.alive.contains_key(&owner),
+                    "{context}: {session} has the owner {owner}"
+                );
             }
             Owner::Offered(owner) => assert!(
                 owner == to || !self.alive.contains_key(&owner),
@@ -100,7 +103,9 @@ impl World {
                     let context = format!("seed {}: take over {session}", self.seed);
                     if let Some(preparation) = body.prepared.get_mut(&session) {
                         preparation.take_from = Some(expect);
-                        let Owner::Held(dead) = expect else { panic!("{context}: from {expect:?}") };
+                        let Owner::Held(dead) = expect else {
+                            panic!("{context}: from {expect:?}")
+                        };
                         assert!(!self.alive.contains_key(&dead), "{context}: {dead} is its owner");
                     }
                 }
@@ -179,7 +184,8 @@ impl World {
                 let cut = CutReport { released_us: 5, frames_lost: 0 };
                 body.unsaid.push_back(FromWorker::Released { session, cut });
                 self.words.insert(session, Owner::Offered(to));
-                let moving = self.core.moving().any(|(id, moving)| id == session && moving.to == to);
+                let moving =
+                    self.core.moving().any(|(id, moving)| id == session && moving.to == to);
                 self.seen.late_releases += usize::from(!moving);
                 if !self.alive.contains_key(&to)
                     && let Some(connection) = self.open.get_mut(&session)

@@ -1,10 +1,10 @@
 //! What the processes of the simulated world do, honestly or not.
 
 use super::super::tests::{peer, request};
+use super::moves::is_about;
 use super::*;
 use crate::core::event::Loss;
 use tasuki_shared::message::{CutReport, PROTOCOL_VERSION};
-use super::moves::is_about;
 
 impl World {
     /// A channel may close before the death; the core then sends nothing new to it.
