@@ -312,7 +312,11 @@ impl World {
             }
             ToWorker::Verdict { session, verdict: Verdict::Allow(_) } => {
                 self.seen.lives += 1;
-                body.sessions.insert(session, Adoption::Live);
+                let taken = match body.sessions.get(&session) {
+                    Some(Adoption::Offered(_) | Adoption::LiveOffered) => Adoption::LiveOffered,
+                    Some(Adoption::Held | Adoption::Live) | None => Adoption::Live,
+                };
+                body.sessions.insert(session, taken);
             }
             ToWorker::Connect { ticket, .. } => body.dials.push(ticket),
             ToWorker::End { reason: EndReason::TakenOver, .. } => self.seen.taken_over += 1,
