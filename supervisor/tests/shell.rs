@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -26,9 +26,11 @@ use tasuki_shared::exit::Exit;
 use tasuki_shared::id::StreamKey;
 use tasuki_shared::inherit::Inherited;
 use tasuki_shared::limits::STATUS_CLIENTS_MAX;
+use tasuki_shared::memory::owner;
+use tasuki_shared::memory::session::SessionMemory;
 use tasuki_shared::message::{
-    EndReason, Envelope, FromWorker, Heartbeat, PROTOCOL_VERSION, PublishRequest, RefuseReason,
-    ToWorker, Verdict,
+    CutReport, EndReason, Envelope, FromWorker, Heartbeat, Owner, PROTOCOL_VERSION, PublishRequest,
+    RefuseReason, ToWorker, Verdict,
 };
 use tasuki_shared::plan::Plan;
 
@@ -75,14 +77,22 @@ fn behave_as_a_worker() {
 struct Echo {
     channel: Channel<FromWorker, ToWorker>,
     generation: tasuki_shared::id::Generation,
-    held: Vec<(tasuki_shared::id::SessionId, TcpStream)>,
+    held: Vec<(tasuki_shared::id::SessionId, TcpStream, SessionMemory)>,
+    /// What another owner will release, and the eventfd that it rings then.
+    prepared: Vec<(tasuki_shared::id::SessionId, TcpStream, SessionMemory, OwnedFd)>,
     draining: Option<()>,
 }
 
 impl Echo {
     fn new(inherited: Inherited) -> Self {
         let channel = Channel::new(inherited.control);
-        Self { channel, generation: inherited.generation, held: vec![], draining: None }
+        Self {
+            channel,
+            generation: inherited.generation,
+            held: vec![],
+            prepared: vec![],
+            draining: None,
+        }
     }
 
     fn say(&mut self, body: FromWorker) {
@@ -94,10 +104,13 @@ impl Echo {
         let pid = i32::try_from(std::process::id()).unwrap();
         self.say(FromWorker::Hello { version: PROTOCOL_VERSION, pid });
         self.say(FromWorker::Ready);
-        while self.draining.is_none() || !self.held.is_empty() {
+        while self.draining.is_none() || !(self.held.is_empty() && self.prepared.is_empty()) {
             let mut polled = vec![PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
-            for (_, socket) in &self.held {
+            for (_, socket, _) in &self.held {
                 polled.push(PollFd::new(socket.as_fd(), PollFlags::POLLIN));
+            }
+            for (.., bell) in &self.prepared {
+                polled.push(PollFd::new(bell.as_fd(), PollFlags::POLLIN));
             }
             poll(&mut polled, 200_u16).unwrap();
             loop {
@@ -108,39 +121,86 @@ impl Echo {
                     Err(error) => panic!("{error}"),
                 }
             }
+            self.take_released();
             self.echo();
             let heartbeat = Heartbeat { session: None, lobby: 0 };
             self.say(FromWorker::Heartbeat(Box::new(heartbeat)));
         }
     }
 
-    fn told(&mut self, body: ToWorker, mut fds: Vec<std::os::fd::OwnedFd>) {
+    fn told(&mut self, body: ToWorker, mut fds: Vec<OwnedFd>) {
         match body {
             ToWorker::Adopt(lease) => {
                 let own = if lease.live.is_some() { 6 } else { 2 };
                 assert_eq!(fds.len(), own, "socket, session memory, and four logs when live");
+                let memory = SessionMemory::open(&fds[1]).unwrap();
+                owner::take(memory.owner(), lease.expect, self.generation).unwrap();
                 let socket = TcpStream::from(fds.swap_remove(0));
                 socket.set_nonblocking(true).unwrap();
-                self.held.push((lease.session, socket));
+                self.held.push((lease.session, socket, memory));
                 self.say(FromWorker::Adopted { session: lease.session, at_us: 0 });
             }
             ToWorker::End { session, reason } => {
-                self.held.retain(|(id, _)| *id != session);
+                self.held.retain(|(id, ..)| *id != session);
                 self.say(FromWorker::Ended { session, reason });
             }
             ToWorker::Verdict { session, verdict: Verdict::Allow(_) } => {
-                let held = self.held.iter_mut().find(|(id, _)| *id == session);
+                let held = self.held.iter_mut().find(|(id, ..)| *id == session);
                 held.unwrap().1.write_all(b"allowed").unwrap();
+            }
+            ToWorker::Prepare(lease) => {
+                let own = if lease.live.is_some() { 7 } else { 3 };
+                assert_eq!(fds.len(), own, "the fds of a lease and an eventfd");
+                assert_eq!(lease.expect, Owner::Offered(self.generation));
+                let bell = fds.pop().unwrap();
+                let memory = SessionMemory::open(&fds[1]).unwrap();
+                let socket = TcpStream::from(fds.swap_remove(0));
+                self.prepared.push((lease.session, socket, memory, bell));
+                self.say(FromWorker::Prepared { session: lease.session });
+            }
+            ToWorker::Unprepare { session } => self.prepared.retain(|(id, ..)| *id != session),
+            ToWorker::TakeOver { session, expect } => self.take(session, expect),
+            ToWorker::Release { session, to, .. } => {
+                let at = self.held.iter().position(|(id, ..)| *id == session).unwrap();
+                let (_, socket, memory) = self.held.swap_remove(at);
+                drop(socket);
+                owner::release(memory.owner(), self.generation, to).unwrap();
+                nix::unistd::write(fds.pop().unwrap(), &1_u64.to_ne_bytes()).unwrap();
+                let released_us = tasuki_shared::clock::monotonic_us();
+                let cut = CutReport { released_us, frames_lost: 0 };
+                self.say(FromWorker::Released { session, cut });
             }
             ToWorker::Drain => self.draining = Some(()),
             _ => {}
         }
     }
 
+    fn take_released(&mut self) {
+        let rung = |bell: &OwnedFd| nix::unistd::read(bell, &mut [0; 8]).is_ok();
+        let offered: Vec<_> = self
+            .prepared
+            .iter()
+            .filter(|(.., bell)| rung(bell))
+            .map(|(session, ..)| *session)
+            .collect();
+        for session in offered {
+            self.take(session, Owner::Offered(self.generation));
+        }
+    }
+
+    fn take(&mut self, session: tasuki_shared::id::SessionId, expect: Owner) {
+        let at = self.prepared.iter().position(|(id, ..)| *id == session).unwrap();
+        let (_, socket, memory, _) = self.prepared.swap_remove(at);
+        owner::take(memory.owner(), expect, self.generation).unwrap();
+        self.held.push((session, socket, memory));
+        let at_us = tasuki_shared::clock::monotonic_us();
+        self.say(FromWorker::Adopted { session, at_us });
+    }
+
     fn echo(&mut self) {
         let mut ended = Vec::new();
         let mut publishing = Vec::new();
-        for (session, socket) in &mut self.held {
+        for (session, socket, _) in &mut self.held {
             let mut buffer = [0; 4096];
             match socket.read(&mut buffer) {
                 Ok(0) => ended.push(*session),
@@ -160,7 +220,7 @@ impl Echo {
             self.say(FromWorker::Authorize { session, request });
         }
         for session in ended {
-            self.held.retain(|(id, _)| *id != session);
+            self.held.retain(|(id, ..)| *id != session);
             self.say(FromWorker::Ended { session, reason: EndReason::PeerClosed });
         }
     }
@@ -211,6 +271,23 @@ impl Server {
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).unwrap();
         serde_json::from_str(&line).ok()
+    }
+
+    /// Asks and reads replies up to the last.
+    fn ask_all(&self, request: &Value) -> Vec<Value> {
+        let mut stream = self.connect().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        writeln!(stream, "{request}").unwrap();
+        let mut replies = Vec::new();
+        for line in BufReader::new(stream).lines() {
+            let reply: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            let last = reply["reply"] != "recycled";
+            replies.push(reply);
+            if last {
+                break;
+            }
+        }
+        replies
     }
 
     /// Asks for the status until it is as wanted.
@@ -390,4 +467,70 @@ fn clients_beyond_the_limit_are_told_so() {
     assert!(line.contains("clients are connected already"), "{line}");
     clients.clear();
     server.ready();
+}
+
+#[test]
+fn a_rotation_replaces_every_worker_under_live_connections_and_waits() {
+    let server = Server::start("rotate");
+    let before = server.ready();
+    let mut stream = server.publisher(0);
+    publishes(&mut stream);
+    let mut lobby = server.publisher(0);
+    echoes(&mut lobby, "before");
+    let replies = server.ask_all(&json!({ "request": "rotate", "reason": "test" }));
+    let (last, recycles) = replies.split_last().unwrap();
+    assert_eq!(last["reply"], "done");
+    assert_eq!(recycles.len(), 2, "the standby and the one that serves: {recycles:?}");
+    for recycle in recycles {
+        assert_eq!(recycle["outcome"], "done", "{recycle}");
+        assert_eq!((&recycle["reason"], &recycle["detail"]), (&json!("operator"), &json!("test")));
+    }
+    let moves = recycles[1]["moves"].as_array().unwrap();
+    assert_eq!(moves.len(), 2, "{moves:?}");
+    assert!(moves.iter().all(|m| m["outcome"] == "done" && m["pause_us"].as_u64() > Some(0)));
+    echoes(&mut stream, "after, live");
+    echoes(&mut lobby, "after, in the lobby");
+    let status = server.ready();
+    let pids = |status: &Value| -> Vec<i64> {
+        let workers = status["workers"].as_array().unwrap().iter();
+        workers.filter(|w| w["role"] == "worker").map(|w| w["pid"].as_i64().unwrap()).collect()
+    };
+    let (old, new) = (pids(&before), pids(&status));
+    assert!(new.iter().all(|pid| !old.contains(pid)), "{old:?} {new:?}");
+    assert!(status["workers"].as_array().unwrap().iter().all(|w| w["restarts"] == 0));
+    assert_eq!(status["recycles"].as_array().unwrap().len(), 2);
+    let refused = server.ask(&json!({ "request": "rotate", "worker": "w9", "reason": "" }));
+    assert_eq!(refused.unwrap()["reason"], "no worker runs in a slot w9");
+}
+
+#[test]
+fn hangups_in_a_row_rotate_and_then_once_more() {
+    let server = Server::start("hangup");
+    server.ready();
+    let mut stream = server.publisher(0);
+    publishes(&mut stream);
+    for _ in 0..5 {
+        server.signal(Signal::SIGHUP);
+        server.ask(&json!({ "request": "status" })).unwrap();
+    }
+    let reloads = |status: &Value| {
+        let recycles = status["recycles"].as_array().unwrap();
+        recycles.iter().filter(|r| r["reason"] == "reload" && r["outcome"] == "done").count()
+    };
+    server.until("two rotations of two workers are done", |status| reloads(status) == 4);
+    echoes(&mut stream, "after all of them");
+    server.ready();
+}
+
+#[test]
+fn a_drained_node_leaves_with_its_last_session_and_not_before() {
+    let mut server = Server::start("drained");
+    server.ready();
+    let mut stream = server.publisher(0);
+    publishes(&mut stream);
+    assert_eq!(server.ask(&json!({ "request": "drain" })).unwrap()["reply"], "done");
+    server.until("it drains", |status| status["state"] == "draining");
+    echoes(&mut stream, "while draining");
+    drop(stream);
+    assert!(server.process.wait().unwrap().success());
 }

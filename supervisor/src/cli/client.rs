@@ -139,6 +139,11 @@ impl Client {
         self.protocol("the reply belongs to another request")
     }
 
+    /// The error for a connection that ended before the last reply.
+    pub(super) fn closed(&self) -> ClientError {
+        ClientError::Closed { path: self.path.clone() }
+    }
+
     fn protocol(&self, reason: &str) -> ClientError {
         ClientError::Protocol { path: self.path.clone(), reason: reason.to_owned() }
     }

@@ -37,6 +37,11 @@ pub(super) fn lag(ms: u64) -> String {
     if ms < 1000 { format!("{ms}ms") } else { tenths(u128::from(ms / 100), "s") }
 }
 
+/// `0.7ms`, `12.0ms`.
+pub(super) fn pause(us: u64) -> String {
+    tenths(u128::from(us / 100), "ms")
+}
+
 /// RFC 3339, in UTC.
 pub(super) fn utc(unix_ms: u64) -> String {
     let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
@@ -84,6 +89,7 @@ mod tests {
         assert_eq!(bitrate(600_000), "600k");
         assert_eq!(lag(120), "120ms");
         assert_eq!(lag(4199), "4.1s");
+        assert_eq!(pause(740), "0.7ms");
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! The command line: what was asked, and the one place that turns an answer into an exit code.
 //!
-//! `serve` becomes the server; `check` looks at a file; `status`, `top`, `watch` and `end` are only
+//! `serve` becomes the server; `check` looks at a file; the others are only
 //! clients of the status socket (docs/PROTOCOL.md).
 
 mod check;
 mod client;
+mod drain;
 mod end;
 mod human;
+mod relocate;
+mod rotate;
 mod serve;
 mod status;
 mod table;
@@ -20,6 +23,7 @@ use std::path::PathBuf;
 use tasuki_shared::config::{Config, ConfigError};
 use tasuki_shared::exit::Exit;
 use tasuki_shared::log_output::LogError;
+use tasuki_shared::message::Haste;
 
 pub use client::ClientError;
 
@@ -48,6 +52,12 @@ enum Command {
     Watch(watch::Arguments),
     /// End one session
     End(end::Arguments),
+    /// Replace one worker or all of them under their live streams, and wait for it
+    Rotate(rotate::Arguments),
+    /// Move one session to another worker, and wait for it
+    Move(relocate::Arguments),
+    /// Take nothing new and leave when the last session has ended
+    Drain(drain::Arguments),
 }
 
 /// Why a command failed.
@@ -90,6 +100,11 @@ pub fn run(serve: Serve) -> Exit {
     run_with(std::env::args_os(), serve)
 }
 
+/// What `--now` means.
+fn haste_of(now: bool) -> Haste {
+    if now { Haste::Now } else { Haste::Scheduled }
+}
+
 fn run_with(arguments: impl IntoIterator<Item = OsString>, serve: Serve) -> Exit {
     let Arguments { command } = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
@@ -106,6 +121,9 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>, serve: Serve) -> Exit
         Command::Top(arguments) => top::run(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
         Command::End(arguments) => end::run(&arguments),
+        Command::Rotate(arguments) => rotate::run(&arguments),
+        Command::Move(arguments) => relocate::run(&arguments),
+        Command::Drain(arguments) => drain::run(&arguments),
     };
     match outcome {
         Ok(exit) => exit,

@@ -364,15 +364,21 @@ impl<R: Rules> Core<R> {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             session.blamed += u32::from(cause.blames_sessions() && processing.contains(&id));
             let doomed_by_blame = session.blamed >= BLAMED_DEATHS_MAX;
-            // The target of its hand-off may have it, or shall.
             if let (Place::Moving(moving), false) = (&session.place, doomed_by_blame) {
-                if let (Some(reason), Step::Preparing) = (moving.end.clone(), moving.step) {
-                    doomed.push((id, reason));
-                } else {
+                let moving = (**moving).clone();
+                if !moving.can_be_called_off() {
+                    // The target may have it, or shall.
                     self.effects.push(Effect::ReadOwner { session: id });
+                    continue;
                 }
-                continue;
+                self.tell_move(now, id, &moving, &Outcome::CrashedOver);
+                self.forget_move(id, &moving);
+                self.effects.push(Effect::DropBell { session: id });
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.place = Place::Held { generation: moving.from };
+                }
             }
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
             session.publish.forget_undecided();
             let place = std::mem::replace(
                 &mut session.place,

@@ -109,6 +109,9 @@ impl<R: Rules> Core<R> {
                     self.sessions.get(&id).is_some_and(|s| s.generation() == Some(moving.to));
                 if held && moving.end.is_none() {
                     self.unseat_from(moving.to, id);
+                    if let Some(session) = self.sessions.get_mut(&id) {
+                        session.publish.forget_undecided();
+                    }
                     self.lease(now, id, moving.to, admission.unwrap_or(Admission::Admit));
                 }
             }

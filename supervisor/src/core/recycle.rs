@@ -134,6 +134,13 @@ impl<R: Rules> Core<R> {
             (Phase::Leaving { deadline }, State::Draining(_)) if now >= *deadline => {
                 self.kill(now, slot, KillReason::Lingering);
             }
+            (phase, State::Ending(.., Reaping::GivenUp)) if *phase != Phase::Waiting => {
+                let failure = "it outlives its kill; its sessions were closed".to_owned();
+                self.finish_recycle(now, at, Some(failure));
+            }
+            (Phase::Waiting, State::Ending(.., Reaping::GivenUp)) => {
+                self.finish_recycle(now, at, Some("it outlives its kill".to_owned()));
+            }
             // Whatever else becomes of the worker ends with its death.
             (
                 Phase::Waiting

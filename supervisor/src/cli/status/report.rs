@@ -4,7 +4,7 @@
 use super::super::human;
 use super::super::table::{Align, Cell, Colour, Column, Paint, Screen, Table, bold};
 use tasuki_shared::status::{
-    PushStatus, RecordStatus, RungStatus, SessionStatus, Status, WorkerStatus,
+    PushStatus, RecordStatus, RecycleStatus, RungStatus, SessionStatus, Status, WorkerStatus,
 };
 
 const INDENT: &str = "    ";
@@ -22,6 +22,10 @@ pub(super) fn draw(status: &Status, screen: Screen) -> String {
         lines.push("no sessions".to_owned());
     } else {
         draw_sessions(&status.sessions, screen, &mut lines);
+    }
+    if !status.recycles.is_empty() {
+        lines.push(String::new());
+        draw_recycles(&status.recycles, screen, &mut lines);
     }
     lines.push(String::new());
     lines.join("\n")
@@ -139,6 +143,67 @@ fn draw_sessions(sessions: &[SessionStatus], screen: Screen, lines: &mut Vec<Str
     tell_hidden(&hidden, lines);
 }
 
+/// The first few: those under way, then the newest.
+fn draw_recycles(recycles: &[RecycleStatus], screen: Screen, lines: &mut Vec<String>) {
+    const SHOWN_MAX: usize = 6;
+    let mut table = Table::new([
+        right("RECYCLE", 0),
+        left("WORKER", 0),
+        left("REASON", 2),
+        left("OUTCOME", 0),
+        right("TOOK", 1),
+        right("BEFORE", 3),
+        right("AFTER", 3),
+        right("MOVES", 1),
+        left("DETAIL", 4),
+    ]);
+    let width = screen.width.map(|width| width.saturating_sub(INDENT.len()));
+    let mut moves = Table::new([
+        left("MOVE", 0),
+        left("NAME", 0),
+        left("FROM", 2),
+        left("TO", 2),
+        left("OUTCOME", 0),
+        right("PAUSE", 1),
+        right("LOST", 3),
+    ]);
+    let shown = &recycles[..recycles.len().min(SHOWN_MAX)];
+    for recycle in shown {
+        table.push([
+            Cell::plain(recycle.id.to_string()),
+            Cell::plain(format!("{}/g{}", recycle.worker, recycle.generation)),
+            Cell::plain(&recycle.reason),
+            Cell::new(&recycle.outcome, outcome_colour(&recycle.outcome)),
+            Cell::plain(human::lag(recycle.took_ms)),
+            Cell::plain(human::bytes(recycle.footprint_before_bytes)),
+            Cell::plain(human::bytes(recycle.footprint_after_bytes)),
+            Cell::plain(recycle.moves.len().to_string()),
+            Cell::plain(&recycle.detail),
+        ]);
+        for moved in &recycle.moves {
+            moves.push([
+                Cell::plain(&moved.session),
+                Cell::plain(&moved.name),
+                Cell::plain(&moved.from),
+                Cell::plain(&moved.to),
+                Cell::new(&moved.outcome, outcome_colour(&moved.outcome)),
+                Cell::plain(human::pause(moved.pause_us)),
+                counted(moved.frames_lost, Colour::Bad),
+            ]);
+        }
+    }
+    let (heading, rows, hidden) = table.render(screen);
+    let (_, move_lines, _) = moves.render(Screen { width, paint: screen.paint });
+    let mut move_lines = move_lines.into_iter();
+    lines.push(heading);
+    for (row, recycle) in rows.into_iter().zip(shown) {
+        lines.push(row);
+        let moves = move_lines.by_ref().take(recycle.moves.len());
+        lines.extend(moves.map(|line| format!("{INDENT}{line}")));
+    }
+    tell_hidden(&hidden, lines);
+}
+
 fn session_row(session: &SessionStatus) -> [Cell; 15] {
     let codec = [session.video_codec.as_str(), session.audio_codec.as_str()];
     let codec: Vec<_> = codec.into_iter().filter(|codec| !codec.is_empty()).collect();
@@ -243,6 +308,16 @@ pub(in crate::cli) fn worker_colour(state: &str) -> Colour {
         "starting" | "draining" => Colour::Caution,
         "backoff" => Colour::Bad,
         _ => Colour::Plain,
+    }
+}
+
+fn outcome_colour(outcome: &str) -> Colour {
+    if outcome == "done" {
+        Colour::Good
+    } else if outcome.starts_with("failed") {
+        Colour::Bad
+    } else {
+        Colour::Caution
     }
 }
 

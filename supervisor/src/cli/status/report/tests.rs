@@ -1,5 +1,6 @@
 use super::*;
 use std::collections::BTreeMap;
+use tasuki_shared::status::MoveStatus;
 
 fn status() -> Status {
     let worker = WorkerStatus {
@@ -141,4 +142,41 @@ fn colour_changes_nothing_but_colour() {
         plain.push_str(rest);
     }
     assert_eq!(plain, drawn(None));
+}
+
+#[test]
+fn recycles_are_shown_with_the_moves_they_are_made_of() {
+    let moved = MoveStatus {
+        session: "65f0-12".into(),
+        name: "cam-1".into(),
+        from: "w0/g7".into(),
+        to: "w1/g8".into(),
+        outcome: "done".into(),
+        pause_us: 740,
+        frames_lost: 0,
+    };
+    let recycle = RecycleStatus {
+        id: 3,
+        worker: "w0".into(),
+        generation: 7,
+        reason: "operator".into(),
+        detail: "new kernel".into(),
+        outcome: "done".into(),
+        took_ms: 2100,
+        footprint_before_bytes: 180 << 20,
+        footprint_after_bytes: 60 << 20,
+        moves: vec![moved],
+        ..RecycleStatus::default()
+    };
+    let status = Status { recycles: vec![recycle], ..status() };
+    let text = draw(&status, Screen { width: None, paint: Paint::Plain });
+    let lines: Vec<_> = text.lines().rev().take(3).collect();
+    assert_eq!(
+        lines,
+        [
+            "    65f0-12  cam-1  w0/g7  w1/g8  done     0.7ms     0",
+            "      3  w0/g7   operator  done     2.1s  180.0M  60.0M      1  new kernel",
+            "RECYCLE  WORKER  REASON    OUTCOME  TOOK  BEFORE  AFTER  MOVES  DETAIL",
+        ]
+    );
 }
