@@ -12,6 +12,7 @@
 //! | [`lease`] | adoption, orphans, ends |
 //! | [`publish`] | verdicts, names, stream slots |
 //! | [`dial`] | connections that pushes ask for |
+//! | [`memory`] | which worker has grown too much |
 //! | [`drain`] | leaving |
 //! | [`report`] | what the status socket says |
 
@@ -20,6 +21,7 @@ pub mod dial;
 pub mod drain;
 pub mod event;
 pub mod lease;
+pub mod memory;
 pub mod publish;
 pub mod recycle;
 pub mod report;
@@ -69,6 +71,7 @@ pub struct Core<R> {
     /// Live streams by application and public name.
     names: BTreeMap<(String, PublicName), SessionId>,
     dials: BTreeMap<u64, Dial>,
+    memory: memory::policy::Policy,
     stage: Stage,
     next_generation: u32,
     next_ticket: u64,
@@ -98,6 +101,11 @@ impl<R: Rules> Core<R> {
                 last_death: None,
             })
             .collect();
+        let memory = memory::policy::Policy::new(
+            settings.memory.clone(),
+            u32::from(settings.workers + settings.standby),
+            settings.streams_per_worker,
+        );
         Self {
             settings,
             rules,
@@ -108,6 +116,7 @@ impl<R: Rules> Core<R> {
             arrivals: VecDeque::new(),
             names: BTreeMap::new(),
             dials: BTreeMap::new(),
+            memory,
             stage: Stage::Running,
             next_generation: 1,
             next_ticket: 1,
@@ -140,7 +149,7 @@ impl<R: Rules> Core<R> {
             Event::ResourceFailed { session, fds, what } => {
                 self.resource_failed(now, session, fds, what);
             }
-            Event::Sampled { cpu_percent, workers } => {
+            Event::Sampled { cpu_percent, host, workers } => {
                 // A moment's peak, a build or a cron job, refuses nobody.
                 self.cpu_percent = f32::midpoint(self.cpu_percent, cpu_percent);
                 for (generation, sample) in workers {
@@ -148,6 +157,7 @@ impl<R: Rules> Core<R> {
                         process.sample = sample;
                     }
                 }
+                self.judge_memory(now, host);
             }
             Event::EndSession { session } => {
                 self.end_session(now, session, tasuki_shared::message::EndReason::Operator);
@@ -183,7 +193,10 @@ impl<R: Rules> Core<R> {
         match body {
             FromWorker::Hello { version, pid: _ } => self.hello(now, channel, version),
             FromWorker::Ready => self.ready(now, channel),
-            FromWorker::Adopted { session, at_us } => self.adopted(now, channel, session, at_us),
+            FromWorker::Adopted { session, at_us } => {
+                self.memory.took_session(channel);
+                self.adopted(now, channel, session, at_us);
+            }
             FromWorker::Prepared { session } => self.prepared(now, channel, session),
             FromWorker::PrepareFailed { session, reason } => {
                 self.prepare_failed(now, channel, session, reason);
@@ -202,6 +215,7 @@ impl<R: Rules> Core<R> {
             FromWorker::PushClosed { session, push } => self.push_closed(channel, session, push),
             FromWorker::Ended { session, reason } => self.ended(now, channel, session, reason),
             FromWorker::Heartbeat(heartbeat) => self.heartbeat(channel, *heartbeat),
+            FromWorker::Purged => self.memory.purged(now, channel),
             FromWorker::Notice { session, notice } => self.notice(channel, session, &notice),
             FromWorker::Connected { ticket, outcome } => self.connected(channel, ticket, outcome),
         }

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use tasuki_shared::config::Memory;
 use tasuki_shared::limits::LOBBY_SESSIONS_MAX;
-use tasuki_shared::message::{PublishRequest, RefuseReason};
+use tasuki_shared::message::{ChaosPlan, PublishRequest, RefuseReason};
 use tasuki_shared::plan::Plan;
 
 /// Decides on a publish. The configuration implements it; it is fixed while a core lives.
@@ -58,6 +59,9 @@ pub struct Settings {
     pub restart_intensity: u32,
     pub restart_window: Duration,
     pub shutdown_deadline: Duration,
+    pub memory: Memory,
+    /// Workers are told to leak.
+    pub chaos: Option<ChaosPlan>,
 }
 
 impl Default for Settings {
@@ -82,6 +86,8 @@ impl Default for Settings {
             restart_intensity: 5,
             restart_window: Duration::from_secs(30),
             shutdown_deadline: Duration::from_secs(30),
+            memory: Memory::default(),
+            chaos: None,
         }
     }
 }

@@ -203,7 +203,9 @@ impl World {
             | ToWorker::TakeOver { .. }
             | ToWorker::Release { .. }
             | ToWorker::Keep { .. }
-            | ToWorker::Drain => {}
+            | ToWorker::Drain
+            | ToWorker::Purge
+            | ToWorker::Chaos(_) => {}
         }
     }
 
@@ -332,7 +334,11 @@ impl World {
             42..46 => self.lie(),
             46..47 => {
                 let cpu_percent = if self.below(8) == 0 { 99.0 } else { 10.0 };
-                self.on(Event::Sampled { cpu_percent, workers: vec![] });
+                self.on(Event::Sampled {
+                    cpu_percent,
+                    host: super::memory::HostMemory::default(),
+                    workers: vec![],
+                });
             }
             _ => {
                 if let Some(generation) = self.any() {
@@ -400,7 +406,8 @@ impl World {
     }
 
     fn heartbeat(&mut self, generation: Generation) {
-        let heartbeat = tasuki_shared::message::Heartbeat { session: None, lobby: 0 };
+        let heartbeat =
+            tasuki_shared::message::Heartbeat { session: None, lobby: 0, allocator: None };
         self.says(generation, FromWorker::Heartbeat(Box::new(heartbeat)));
     }
 
