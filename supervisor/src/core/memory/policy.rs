@@ -326,9 +326,9 @@ impl Policy {
             subject.serving = subject.serving.or(Some(now));
         }
         let answered = match subject.purge {
+            _ if !self.holds(Rule::Purge) => Some(Duration::ZERO),
             Purge::Answered { at } => Some(at),
             Purge::Asked { at } if now >= at + PURGE_DEADLINE => Some(at),
-            Purge::Rest { .. } if !self.holds(Rule::Purge) => Some(Duration::ZERO),
             Purge::Asked { .. } | Purge::Rest { .. } => None,
         };
         if answered.is_some_and(|answered| measured >= answered) {
