@@ -168,8 +168,9 @@ pub const TREND_INTERVAL_NEAR: Duration = Duration::from_secs(10);
 /// Points that a slope is drawn through, and how many it takes.
 pub const TREND_POINTS_MAX: usize = 24;
 pub const TREND_POINTS_MIN: usize = 8;
-/// A worker that has not purged by then is measured as it is.
+/// A worker that has not purged by then is asked again, and after so many times measured as it is.
 pub const PURGE_DEADLINE: Duration = Duration::from_secs(5);
+pub const PURGE_TRIES_MAX: u32 = 3;
 /// What a hand-off of all of a worker's sessions may take.
 pub const HANDOFF_TIME: Duration = Duration::from_secs(30);
 /// A worker has this long from its first session to get to its size.

@@ -15,8 +15,8 @@ use std::time::Duration;
 use tasuki_shared::config::{Memory, MemoryLimits, Recycling};
 use tasuki_shared::id::Generation;
 use tasuki_shared::limits::{
-    HANDOFF_TIME, PRESSURE_GAIN_BYTES_MIN, PRESSURE_STALL_PERCENT, PURGE_DEADLINE, RECYCLE_RETRY,
-    RECYCLE_RETRY_DOUBLINGS_MAX, SETTLE_TIME, TREND_INTERVAL, TREND_INTERVAL_NEAR,
+    HANDOFF_TIME, PRESSURE_GAIN_BYTES_MIN, PRESSURE_STALL_PERCENT, PURGE_DEADLINE, PURGE_TRIES_MAX,
+    RECYCLE_RETRY, RECYCLE_RETRY_DOUBLINGS_MAX, SETTLE_TIME, TREND_INTERVAL, TREND_INTERVAL_NEAR,
 };
 use tasuki_shared::message::{AllocatorFigures, Haste};
 use tasuki_shared::status::MemoryStatus;
@@ -130,7 +130,7 @@ struct Subject {
 #[derive(Clone, Copy, Debug)]
 enum Purge {
     Rest { due: Duration },
-    Asked { at: Duration },
+    Asked { at: Duration, tries: u32 },
     Answered { at: Duration },
 }
 
@@ -328,7 +328,15 @@ impl Policy {
         let answered = match subject.purge {
             _ if !self.holds(Rule::Purge) => Some(Duration::ZERO),
             Purge::Answered { at } => Some(at),
-            Purge::Asked { at } if now >= at + PURGE_DEADLINE => Some(at),
+            Purge::Asked { at, tries } if now >= at + PURGE_DEADLINE => {
+                if tries < PURGE_TRIES_MAX {
+                    subject.purge = Purge::Asked { at: now, tries: tries + 1 };
+                    wishes.push(Wish::Purge(look.generation));
+                    None
+                } else {
+                    Some(at)
+                }
+            }
             Purge::Asked { .. } | Purge::Rest { .. } => None,
         };
         if answered.is_some_and(|answered| measured >= answered) {
@@ -340,7 +348,7 @@ impl Policy {
             Purge::Asked { .. } | Purge::Answered { .. } => false,
         };
         if is_due {
-            subject.purge = Purge::Asked { at: now };
+            subject.purge = Purge::Asked { at: now, tries: 1 };
             wishes.push(Wish::Purge(look.generation));
         }
         subject.verdict = if sample.footprint_bytes >= self.limits.soft_bytes {

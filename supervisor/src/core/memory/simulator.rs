@@ -3,7 +3,7 @@
 //! recycling that is slow and sometimes fails.
 //!
 //! The model knows what each worker really holds; the policy only sees measurements, some of them
-//! old, with memory on top that a purge would return, and purges that are answered late or never.
+//! old, with memory on top that a purge would return, and purges that are answered late.
 //!
 //! | invariant | |
 //! |---|---|
@@ -31,7 +31,7 @@ const TOTAL: u64 = 16 << 30;
 const MIN_LIFE: Duration = Duration::from_secs(300);
 const WINDOW: Duration = Duration::from_secs(3600);
 /// Measurements every two to twenty seconds, each fifth of them an old one, and purges that are
-/// not answered: that long until the policy must have seen what is there.
+/// answered late: that long until the policy must have seen what is there.
 const REACTION: Duration = Duration::from_secs(240);
 const INTERVAL_S_MAX: u64 = 20;
 
@@ -106,6 +106,8 @@ struct Worker {
     born: Duration,
     /// What a purge would return.
     dirty: u64,
+    /// Purged and not measured since.
+    is_clean: bool,
     seen: Option<(Duration, Sample)>,
     /// When a purge will be answered.
     purge_at: Option<Duration>,
@@ -208,6 +210,7 @@ impl World {
             base,
             born: self.now,
             dirty: 0,
+            is_clean: false,
             seen: None,
             purge_at: None,
             over_soft: None,
@@ -250,7 +253,9 @@ impl World {
         let (now, chance) = (self.now, &mut self.chance);
         let mut looks = Vec::with_capacity(self.workers.len());
         for worker in &mut self.workers {
-            worker.dirty = (worker.dirty + chance.between(0, 100) * MIB).min(500 * MIB);
+            // What is unused is given back within a second or two anyway; a purge is looked at soon.
+            let grown = if worker.is_clean { 4 } else { 100 };
+            worker.dirty = (worker.dirty + chance.between(0, grown) * MIB).min(500 * MIB);
             let is_old = worker.seen.is_some() && chance.percent(20);
             if !is_old {
                 let noise = chance.between(0, 2 * MIB);
@@ -260,6 +265,7 @@ impl World {
                     ..Sample::default()
                 };
                 worker.seen = Some((now, sample));
+                worker.is_clean = false;
             }
             let Some((at, sample)) = worker.seen else { continue };
             looks.push(Look {
@@ -276,14 +282,15 @@ impl World {
     fn asked_to_purge(&mut self, generation: Generation) {
         self.tally.events += 1;
         let delay = match self.chance.between(0, 9) {
-            // Never: the worker is busy elsewhere.
-            0 => return,
+            // The worker has other things to do first.
+            0 => Duration::from_secs(14),
             1 => Duration::from_secs(6),
             _ => Duration::from_millis(50),
         };
         let at = self.now + delay;
         if let Some(worker) = self.workers.iter_mut().find(|w| w.generation == generation) {
-            worker.purge_at = Some(at);
+            // Asked again, it answers no later for that.
+            worker.purge_at = Some(worker.purge_at.map_or(at, |before| before.min(at)));
         }
     }
 
@@ -291,7 +298,7 @@ impl World {
         for worker in &mut self.workers {
             if let Some(at) = worker.purge_at.filter(|at| *at <= self.now) {
                 worker.purge_at = None;
-                worker.dirty = 0;
+                (worker.dirty, worker.is_clean) = (0, true);
                 self.policy.purged(at, worker.generation);
                 self.tally.events += 1;
             }
