@@ -157,6 +157,42 @@ pub const AUDIO_LOG_BYTES_MIN: u64 = 256 * 1024;
 /// What a rung log or audio log holds at its full bitrate.
 pub const LOG_SPAN: Duration = Duration::from_secs(8);
 
+// Memory policy.
+/// Soft limit of a worker's footprint, where it is derived from the machine.
+pub const AUTO_SOFT_BYTES_MIN: u64 = 256 << 20;
+pub const AUTO_SOFT_BYTES_MAX: u64 = 4 << 30;
+/// Threads and fds of a worker that nobody would call a leak, where the file does not say.
+pub const AUTO_THREADS: u32 = 64;
+pub const AUTO_THREADS_PER_STREAM: u32 = 32;
+pub const AUTO_FDS: u32 = 1024;
+pub const AUTO_FDS_PER_STREAM: u32 = 128;
+/// Between two measurements after a purge of a worker that is far from its limit, and of one that
+/// is near it. Above the limit each sample is one.
+pub const TREND_INTERVAL: Duration = Duration::from_secs(30);
+pub const TREND_INTERVAL_NEAR: Duration = Duration::from_secs(10);
+/// Points that a slope is drawn through, and how many it takes.
+pub const TREND_POINTS_MAX: usize = 24;
+pub const TREND_POINTS_MIN: usize = 8;
+/// A worker that has not purged by then is asked again, and after so many times measured as it is.
+pub const PURGE_DEADLINE: Duration = Duration::from_secs(5);
+pub const PURGE_TRIES_MAX: u32 = 3;
+/// What a hand-off of all of a worker's sessions may take.
+pub const HANDOFF_TIME: Duration = Duration::from_secs(30);
+/// A worker has this long from its first session to get to its size.
+pub const SETTLE_TIME: Duration = Duration::from_secs(60);
+/// A recycle that was begun and changed nothing is asked for again after this, then after twice
+/// as long, and so on.
+pub const RECYCLE_RETRY: Duration = Duration::from_secs(60);
+pub const RECYCLE_RETRY_DOUBLINGS_MAX: u32 = 6;
+/// Less than this is not worth a recycle under the host's pressure.
+pub const PRESSURE_GAIN_BYTES_MIN: u64 = 32 << 20;
+/// Percent of the last ten seconds in which all tasks waited for memory (PSI, full).
+pub const PRESSURE_STALL_PERCENT: f32 = 10.0;
+/// What a leak on purpose may take in a minute.
+pub const CHAOS_BYTES_PER_MINUTE_MAX: u64 = 64 << 30;
+/// A leak on purpose grows this often.
+pub const CHAOS_INTERVAL: Duration = Duration::from_millis(500);
+
 // Operator's log.
 /// Lines that wait for a slow stderr; what comes on top is dropped and counted.
 pub const LOG_QUEUE_LINES_MAX: usize = 8192;

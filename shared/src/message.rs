@@ -54,6 +54,10 @@ pub enum ToWorker {
     Release { session: SessionId, to: Generation, haste: Haste },
     /// Go on as the owner, unless it is released already.
     Keep { session: SessionId },
+    /// Give unused memory back to the kernel, then say `Purged`.
+    Purge,
+    /// Leak on purpose; see `[chaos]` of the configuration.
+    Chaos(ChaosPlan),
     /// Dialer only. The answer is `FromWorker::Connected` with the same ticket.
     Connect { ticket: u64, host: String, port: u16 },
 }
@@ -118,6 +122,8 @@ pub enum FromWorker {
     },
     /// Periodic; one per live session, and one with `session: None` for the worker itself.
     Heartbeat(Box<Heartbeat>),
+    /// What the allocator kept for later is the kernel's again.
+    Purged,
     /// Something an operator should read.
     Notice {
         session: Option<SessionId>,
@@ -303,6 +309,50 @@ pub struct Heartbeat {
     pub session: Option<crate::status::SessionStatus>,
     /// Sessions before publish.
     pub lobby: u32,
+    /// Of the worker itself; not in a session's.
+    pub allocator: Option<AllocatorFigures>,
+}
+
+/// What a worker's allocator says of itself, libav's allocations included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllocatorFigures {
+    /// In use by the program.
+    pub allocated_bytes: u64,
+    /// Backed by memory and in nobody's use.
+    pub idle_bytes: u64,
+}
+
+/// How a worker shall leak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChaosPlan {
+    pub bytes_per_minute: u64,
+    pub kind: LeakKind,
+    pub shape: LeakShape,
+    /// Then it stops; 0 is never.
+    pub bytes_max: u64,
+}
+
+/// What is leaked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeakKind {
+    /// Rust's own memory.
+    #[default]
+    Rust,
+    /// Memory of `av_malloc`.
+    C,
+    /// Pages freed with MADV_FREE: no leak at all, and it looks like one in RSS.
+    LazyFree,
+}
+
+/// How it grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeakShape {
+    #[default]
+    Steady,
+    /// A minute's worth at once.
+    Steps,
 }
 
 /// Public name of the session's stream, where it has one.

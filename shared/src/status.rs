@@ -196,6 +196,9 @@ pub struct MemoryStatus {
     pub allocated_bytes: u64,
     /// What the allocator has from the kernel and does not use.
     pub idle_bytes: u64,
+    /// Of RSS, what is shared memory: logs, counted as often as they are mapped.
+    #[serde(default)]
+    pub shared_bytes: u64,
     pub threads: u32,
     pub fds: u32,
     /// `fine`, `watch`, `purging`, `recycle`, `evacuate`, `held back: REASON`.

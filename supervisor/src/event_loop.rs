@@ -11,7 +11,7 @@ use crate::core::settings::{MissingFamily, Rules, Settings};
 use crate::io::event_log::EventLog;
 use crate::io::handoff::Vault;
 use crate::io::process::{self, Watched};
-use crate::io::sample::Sampler;
+use crate::io::sample::{Round, Sampler};
 use crate::io::{listen, spawn, status};
 use anyhow::Context;
 use nix::sys::signal::Signal;
@@ -223,7 +223,12 @@ async fn sample(shell: SharedShell) {
         });
         let Ok((returned, round)) = measured.await else { return };
         sampler = returned;
-        let event = Event::Sampled { cpu_percent: round.cpu_percent, workers: round.workers };
+        let Round { cpu_percent, host, mut workers, ended } = round;
+        let delay = ended.map_or(Duration::ZERO, |ended| ended.elapsed());
+        for (_, sample) in &mut workers {
+            sample.measured_ago += delay;
+        }
+        let event = Event::Sampled { cpu_percent, host, workers };
         shell.borrow_mut().on(event);
     }
 }
@@ -588,6 +593,10 @@ fn session_of(body: &ToWorker) -> Option<SessionId> {
         | ToWorker::Release { session, .. }
         | ToWorker::Keep { session }
         | ToWorker::End { session, .. } => Some(*session),
-        ToWorker::Hello { .. } | ToWorker::Drain | ToWorker::Connect { .. } => None,
+        ToWorker::Hello { .. }
+        | ToWorker::Drain
+        | ToWorker::Purge
+        | ToWorker::Chaos(_)
+        | ToWorker::Connect { .. } => None,
     }
 }

@@ -37,7 +37,7 @@ impl Rules for StaticRules {
 }
 
 fn settings(config: &Config, path: Option<&Path>) -> Settings {
-    let Config { rtmp, status: _, workers, log: _, keys: _, apps: _ } = config;
+    let Config { rtmp, status: _, workers, memory, chaos, log: _, keys: _, apps: _ } = config;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Settings {
         listen: rtmp.listen.clone(),
@@ -66,5 +66,7 @@ fn settings(config: &Config, path: Option<&Path>) -> Settings {
         restart_intensity: workers.restart_intensity,
         restart_window: workers.restart_window,
         shutdown_deadline: workers.shutdown_deadline,
+        memory: memory.clone(),
+        chaos: *chaos,
     }
 }

@@ -76,6 +76,8 @@ pub struct Setup {
     pub worker_lines: String,
     /// Further tables, at the end.
     pub tables: String,
+    /// Further arguments of `tasuki serve`.
+    pub arguments: Vec<&'static str>,
     /// A command that becomes the server, with the server's command line as its arguments: for a
     /// server in a namespace of its own.
     pub wrapper: Vec<String>,
@@ -158,7 +160,7 @@ impl Server {
                 command
             }
         };
-        command.arg("serve").arg("--config").arg(&config);
+        command.arg("serve").args(&setup.arguments).arg("--config").arg(&config);
         command.current_dir(&directory).env("TMPDIR", &temporary);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut process = Child::start("tasuki", &directory, &mut command)?;

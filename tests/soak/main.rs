@@ -3,6 +3,7 @@
 mod harness;
 mod main_path;
 mod moves;
+mod policy;
 
 use std::process::ExitCode;
 use tasuki_tests::named::{self, Named};
@@ -32,6 +33,11 @@ const SOAKS: &[Named] = &[
         name: "obs",
         about: "OBS Studio through a ladder, every picture accounted for [--pictures N]",
         run: main_path::run_obs,
+    },
+    Named {
+        name: "policy",
+        about: "the memory policy over many simulated lives [--seeds N]",
+        run: policy::run,
     },
 ];
 

@@ -5,6 +5,7 @@
 //! pages out of the figures, and `thp:never` keeps huge pages from holding what nobody uses.
 
 use std::ffi::{CStr, c_void};
+use std::ptr::NonNull;
 use tikv_jemallocator::Jemalloc;
 
 #[global_allocator]
@@ -107,6 +108,45 @@ fn read_size(name: &'static CStr) -> Result<u64, AllocatorError> {
 
 fn answer(name: &'static CStr, code: i32) -> Result<(), AllocatorError> {
     if code == 0 { Ok(()) } else { Err(AllocatorError { name, code }) }
+}
+
+/// Pages that were used and freed with MADV_FREE (madvise(2)): the kernel takes them when it needs
+/// them, and until then they look resident. For a leak on purpose.
+#[derive(Debug)]
+pub struct FreedPages {
+    start: NonNull<c_void>,
+    bytes: usize,
+}
+
+// SAFETY: the mapping is plain memory that this value alone owns.
+unsafe impl Send for FreedPages {}
+
+impl FreedPages {
+    pub fn touched(bytes: usize) -> std::io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new anonymous mapping anywhere.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, kind, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        let start = NonNull::new(start).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        let pages = Self { start, bytes };
+        // SAFETY: the mapping has that many bytes and nobody else knows of it.
+        unsafe { start.cast::<u8>().write_bytes(0xA5, bytes) };
+        // SAFETY: as above; nothing refers to what is in it.
+        if unsafe { libc::madvise(start.as_ptr(), bytes, libc::MADV_FREE) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(pages)
+    }
+}
+
+impl Drop for FreedPages {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and is unmapped once.
+        unsafe { libc::munmap(self.start.as_ptr(), self.bytes) };
+    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@
 //! session does a bounded amount of work a turn, so no stream starves another.
 
 use crate::bell::{Bell, CONTROL};
+use crate::chaos::Chaos;
 use crate::control::{Control, Told};
 use crate::leftovers::Leftovers;
 use crate::output::push::Writability;
+use crate::purge::Purger;
 use crate::session::adopt::{self, AdoptError};
 use crate::session::preparation::Preparation;
 use crate::session::release::Released;
@@ -64,6 +66,9 @@ pub struct IoThread {
     next_heartbeat: Instant,
     outbox: Outbox,
     leftovers: Leftovers,
+    purger: Purger,
+    /// A leak that was ordered.
+    chaos: Option<Chaos>,
 }
 
 impl IoThread {
@@ -71,6 +76,7 @@ impl IoThread {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(bell.fd(), EpollEvent::new(EpollFlags::EPOLLIN, BELL_TOKEN))?;
         let now = clock::now();
+        let purger = Purger::start(Arc::clone(&bell))?;
         Ok(Self {
             generation,
             control,
@@ -85,6 +91,8 @@ impl IoThread {
             next_heartbeat: now,
             outbox: Outbox::new(),
             leftovers: Leftovers::default(),
+            purger,
+            chaos: None,
         })
     }
 
@@ -130,6 +138,9 @@ impl IoThread {
             }
             if let Some(exit) = self.take_control(now) {
                 return exit;
+            }
+            if self.purger.take_purged() {
+                self.outbox.push((FromWorker::Purged, Vec::new()));
             }
             self.tick_when_due(now);
             self.send_outbox();
@@ -230,6 +241,11 @@ impl IoThread {
                 });
             }
             ToWorker::Drain => self.stage = Stage::Draining,
+            ToWorker::Purge => self.purger.ask(),
+            ToWorker::Chaos(plan) => match Chaos::start(plan) {
+                Ok(chaos) => self.chaos = Some(chaos),
+                Err(error) => tracing::error!(%error, "no thread to leak in"),
+            },
             ToWorker::Prepare(lease) => self.prepare(*lease, fds),
             ToWorker::Unprepare { session } => {
                 if let Some(serial) = self.preparation_of(session) {
@@ -399,11 +415,12 @@ impl IoThread {
     fn report(&mut self, now: Instant) {
         let lobby = self.entries.values().filter(|entry| entry.session.is_in_lobby()).count();
         let lobby = u32::try_from(lobby).unwrap_or(u32::MAX);
-        let own = Heartbeat { session: None, lobby };
+        let own = Heartbeat { session: None, lobby, allocator: self.purger.figures() };
         self.outbox.push((FromWorker::Heartbeat(Box::new(own)), Vec::new()));
         for entry in self.entries.values_mut() {
             if !entry.session.is_in_lobby() {
-                let beat = Heartbeat { session: Some(entry.session.status(now)), lobby };
+                let session = Some(entry.session.status(now));
+                let beat = Heartbeat { session, lobby, allocator: None };
                 self.outbox.push((FromWorker::Heartbeat(Box::new(beat)), Vec::new()));
             }
         }

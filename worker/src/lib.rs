@@ -2,6 +2,7 @@
 
 pub mod allocator;
 pub mod bell;
+pub mod chaos;
 pub mod control;
 pub mod dialer;
 pub mod io_thread;
@@ -13,5 +14,6 @@ pub mod media;
 pub mod output;
 pub mod package;
 pub mod pipeline;
+pub mod purge;
 pub mod rtmp;
 pub mod session;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 pub(super) fn check(raw: RawConfig) -> Result<Config, Fault> {
-    let RawConfig { rtmp, status, workers, log, keys, apps } = raw;
+    let RawConfig { rtmp, status, workers, memory, chaos, log, keys, apps } = raw;
     let keys = check_keys(keys)?;
     let urls: BTreeMap<String, Vec<Range<usize>>> = apps
         .iter()
@@ -32,6 +32,8 @@ pub(super) fn check(raw: RawConfig) -> Result<Config, Fault> {
         rtmp: check_rtmp(rtmp, &keys)?,
         status: check_status(status)?,
         workers: check_workers(workers)?,
+        memory: super::memory::check(&memory)?,
+        chaos: super::chaos::check(chaos.as_ref())?,
         log: check_log(&log),
         keys,
         apps: check_apps(apps)?,
@@ -282,11 +284,11 @@ fn absolute_path(text: &Spanned<String>, what: &str, bytes_max: usize) -> Result
     Ok(path)
 }
 
-const fn secs(secs: u64) -> Duration {
+pub(super) const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-fn time(
+pub(super) fn time(
     raw: Option<&Spanned<Time>>,
     default: Duration,
     what: &str,
@@ -301,7 +303,7 @@ fn time(
     Err(out_of_range(raw.span(), what, shown(allowed.start()), shown(allowed.end())))
 }
 
-fn number(
+pub(super) fn number(
     raw: Option<&Spanned<u64>>,
     default: u32,
     what: &str,
@@ -314,7 +316,7 @@ fn number(
     }
 }
 
-fn out_of_range(
+pub(super) fn out_of_range(
     at: std::ops::Range<usize>,
     what: &str,
     least: impl Display,

@@ -1,6 +1,6 @@
 //! What a configuration comes to on a machine: what `tasuki check` prints.
 
-use super::{App, Authorisation, Config, SameName};
+use super::{App, Authorisation, Config, Machine, MemoryDescription, SameName};
 use crate::plan::{AudioPlan, RungKind, RungPlan};
 use serde::Serialize;
 use std::fmt;
@@ -22,6 +22,7 @@ pub struct Description {
     pub streams_max: u32,
     pub sessions_max: u32,
     pub cpu_limit_percent: f32,
+    pub memory: MemoryDescription,
     pub apps: Vec<AppDescription>,
     pub warnings: Vec<String>,
 }
@@ -53,9 +54,10 @@ pub struct RungDescription {
 }
 
 impl Config {
-    /// The figures on a machine with this many cores.
+    /// The figures on a machine.
     #[must_use]
-    pub fn describe(&self, cores: usize) -> Description {
+    pub fn describe(&self, machine: Machine) -> Description {
+        let cores = machine.cores;
         let workers = self.worker_count(cores);
         Description {
             listen: self.rtmp.listen.iter().map(ToString::to_string).collect(),
@@ -74,6 +76,12 @@ impl Config {
             streams_max: self.workers.streams_per_worker.saturating_mul(u32::from(workers)),
             sessions_max: self.workers.sessions_max,
             cpu_limit_percent: self.workers.cpu_limit_percent,
+            memory: MemoryDescription::new(
+                &self.memory,
+                machine,
+                self.process_count(cores),
+                self.workers.streams_per_worker,
+            ),
             apps: self.apps.iter().map(|(name, app)| describe_app(name, app)).collect(),
             warnings: self.warnings(),
         }
@@ -158,6 +166,7 @@ impl fmt::Display for Description {
             self.sessions_max,
             self.cpu_limit_percent
         )?;
+        write!(f, "{}", self.memory)?;
         for app in &self.apps {
             write!(f, "\n{app}")?;
         }

@@ -7,10 +7,12 @@
 //! Stream keys are secrets: no `Debug` and no error shows one.
 
 mod authorize;
+mod chaos;
 mod check;
 mod describe;
 mod error;
 mod log_size;
+mod memory;
 mod push_url;
 mod raw;
 mod socket;
@@ -20,11 +22,13 @@ mod units;
 
 pub use describe::{AppDescription, Description, RungDescription};
 pub use error::ConfigError;
+pub use memory::{Amount, Count, Machine, Memory, MemoryDescription, MemoryLimits, Recycling};
 pub use push_url::{PushTarget, RTMP_PORT};
 pub use socket::{RuntimeDirectories, client_sockets, default_socket, default_socket_here};
 
 use crate::id::{PublicName, StreamKey};
 use crate::limits::CONFIG_BYTES_MAX;
+use crate::message::ChaosPlan;
 use crate::plan::{AudioPlan, BlurRect, LogSize, RecordPlan, RungPlan, StreamLimits};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -38,6 +42,9 @@ pub struct Config {
     pub rtmp: Rtmp,
     pub status: StatusSocket,
     pub workers: Workers,
+    pub memory: Memory,
+    /// Workers shall leak, for tests and demonstration.
+    pub chaos: Option<ChaosPlan>,
     pub log: Log,
     pub keys: Keys,
     /// By RTMP application name; never empty.
@@ -222,6 +229,12 @@ impl Config {
         }
     }
 
+    /// Worker processes that may be there at once on a machine with this many cores.
+    #[must_use]
+    pub fn process_count(&self, cores: usize) -> u32 {
+        u32::from(self.worker_count(cores)) + self.workers.standby
+    }
+
     /// What is allowed, but should be known: a sentence each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
@@ -231,6 +244,9 @@ impl Config {
                 "anyone who reaches the RTMP listeners may publish (allow_open without [keys])"
                     .to_owned(),
             );
+        }
+        if self.chaos.is_some() {
+            warnings.push("[chaos] makes every worker leak memory on purpose".to_owned());
         }
         warnings.extend(self.collisions());
         for (app, plan) in &self.apps {

@@ -1,8 +1,9 @@
 //! The file as written: shapes only, every value with its place in the text. `check` makes a
 //! `Config` of it.
 
-use super::units::{AutoOr, Bitrate, Percent, Size, Time};
-use super::{LogFormat, LogLevel, SameName};
+use super::units::{AutoOr, Bitrate, Percent, Pressure, Size, SizeOrShare, Time};
+use super::{LogFormat, LogLevel, Recycling, SameName};
+use crate::message::{LeakKind, LeakShape};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use toml::Spanned;
@@ -13,6 +14,8 @@ pub(super) struct RawConfig {
     pub rtmp: RawRtmp,
     pub status: RawStatus,
     pub workers: RawWorkers,
+    pub memory: RawMemory,
+    pub chaos: Option<RawChaos>,
     pub log: RawLog,
     pub keys: RawKeys,
     pub apps: BTreeMap<Spanned<String>, RawApp>,
@@ -48,6 +51,33 @@ pub(super) struct RawWorkers {
     pub restart_intensity: Option<Spanned<u64>>,
     pub restart_window: Option<Spanned<Time>>,
     pub shutdown_deadline: Option<Spanned<Time>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawMemory {
+    pub recycle: Recycling,
+    pub soft: Option<Spanned<SizeOrShare>>,
+    pub hard: Option<Spanned<SizeOrShare>>,
+    pub margin: Option<Spanned<Time>>,
+    pub samples: Option<Spanned<u64>>,
+    pub max_age: Option<Spanned<Time>>,
+    pub max_sessions: Option<Spanned<u64>>,
+    pub threads: Option<Spanned<AutoOr>>,
+    pub fds: Option<Spanned<AutoOr>>,
+    pub min_life: Option<Spanned<Time>>,
+    pub budget: Option<Spanned<u64>>,
+    pub window: Option<Spanned<Time>>,
+    pub host_pressure: Option<Spanned<Pressure>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawChaos {
+    pub leak: Option<Spanned<Size>>,
+    pub kind: LeakKind,
+    pub shape: LeakShape,
+    pub until: Option<Size>,
 }
 
 #[derive(Debug, Default, Deserialize)]

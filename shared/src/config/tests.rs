@@ -71,6 +71,8 @@ fn every_key_is_in_the_manual_and_the_manual_has_no_other() {
         ("[rtmp]", "[rtmp]\nqqq = 1"),
         ("[status]", "[status]\nqqq = 1"),
         ("[workers]", "[workers]\nqqq = 1"),
+        ("[memory]", "[memory]\nqqq = 1"),
+        ("[chaos]", "[chaos]\nqqq = 1"),
         ("[log]", "[log]\nqqq = 1"),
         ("[apps.NAME]", "[apps.x]\nqqq = 1"),
         ("apps.NAME.blur", "[apps.x]\nblur = [{ qqq = 1 }]"),
@@ -82,7 +84,7 @@ fn every_key_is_in_the_manual_and_the_manual_has_no_other() {
         assert_eq!(documented_keys(heading), known_keys(probe), "{heading}");
     }
     let sections = known_keys("qqq = 1");
-    assert_eq!(sections, ["rtmp", "status", "workers", "log", "keys", "apps"]);
+    assert_eq!(sections, ["rtmp", "status", "workers", "memory", "chaos", "log", "keys", "apps"]);
 }
 
 #[test]
@@ -107,6 +109,10 @@ fn every_other_fault_is_refused_with_its_place_and_the_way_out() {
         ("[rtmp]\nlisten = [\"0.0.0.0:1935\"]", "2:10", "allow_open = true"),
         ("[rtmp]\nsilence_timeout = 30", "2:19", "\"30s\""),
         ("[rtmp]\nsilence_timeout = \"2d\"", "2:19", "1s to 1h"),
+        ("[memory]\nsoft = \"2GiB\"\nhard = \"1GiB\"", "3:8", "more than soft"),
+        ("[memory]\nsoft = \"200%\"", "2:8", "100%"),
+        ("[memory]\nrecycle = \"maybe\"", "2:11", "on"),
+        ("[chaos]\nleak = 0", "2:8", "out of range"),
         ("[rtmp]\nsame_name = \"takeover\"", "2:13", "'take_over'"),
         ("[status]\nsocket = \"status.sock\"", "2:10", "absolute"),
         ("[rtmp]\nlisten = [\"0.0.0.0:1\", \"127.0.0.1:1\"]", "2:24", "overlap"),
@@ -223,7 +229,7 @@ fn a_stream_key_never_appears_in_an_error_or_in_debug_output() {
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{text}\n{error}");
     }
     let config = parse("[keys]\nhunter2 = \"cam\"").unwrap();
-    assert!(!format!("{config:?} {}", config.describe(2)).contains("hunter2"));
+    assert!(!format!("{config:?} {}", config.describe(Machine::default())).contains("hunter2"));
 }
 
 #[test]
@@ -345,11 +351,13 @@ fn the_largest_plan_a_configuration_can_make_fits_one_control_frame() {
 
 #[test]
 fn a_description_says_what_the_defaults_come_to() {
-    let description = Config::embedded().describe(4);
+    let description = Config::embedded().describe(Machine { cores: 4, memory_bytes: 10 << 30 });
     assert_eq!((description.workers, description.streams_max), (4, 32));
     assert_eq!(description.apps[0].logs_bytes, 15 << 20);
     let text = description.to_string();
-    for words in ["127.0.0.1:1935, [::1]:1935", "720p", "2.5M", "15MiB of logs per stream"] {
+    for words in
+        ["127.0.0.1:1935, [::1]:1935", "720p", "2.5M", "15MiB of logs per stream", "above 1GiB of"]
+    {
         assert!(text.contains(words), "{text}");
     }
 }

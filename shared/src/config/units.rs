@@ -29,6 +29,21 @@ pub(super) enum AutoOr {
     Fixed(u64),
 }
 
+/// A part of the machine's memory: `"auto"`, a size, or hundredths of a percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SizeOrShare {
+    Auto,
+    Size(u64),
+    Share(u64),
+}
+
+/// As above, or `"off"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pressure {
+    Off,
+    Least(SizeOrShare),
+}
+
 impl Time {
     pub(super) const fn duration(self) -> Duration {
         Duration::from_millis(self.0)
@@ -139,6 +154,44 @@ impl Quantity for AutoOr {
     }
 }
 
+impl Quantity for SizeOrShare {
+    const EXPECTED: &'static str = r#""auto", a size such as "256MiB" or a share such as "12.5%""#;
+
+    fn from_text(text: &str) -> Option<Self> {
+        if text == "auto" {
+            return Some(Self::Auto);
+        }
+        Percent::from_text(text)
+            .map(|Percent(hundredths)| Self::Share(hundredths))
+            .or_else(|| Size::from_text(text).map(|Size(bytes)| Self::Size(bytes)))
+    }
+
+    fn from_integer(value: u64) -> Option<Self> {
+        Some(Self::Size(value))
+    }
+
+    fn from_float(_: f64) -> Option<Self> {
+        None
+    }
+}
+
+impl Quantity for Pressure {
+    const EXPECTED: &'static str =
+        r#""auto", "off", a size such as "256MiB" or a share such as "12.5%""#;
+
+    fn from_text(text: &str) -> Option<Self> {
+        if text == "off" { Some(Self::Off) } else { SizeOrShare::from_text(text).map(Self::Least) }
+    }
+
+    fn from_integer(value: u64) -> Option<Self> {
+        SizeOrShare::from_integer(value).map(Self::Least)
+    }
+
+    fn from_float(_: f64) -> Option<Self> {
+        None
+    }
+}
+
 /// A decimal number with one of `units` behind it, times that unit; what is finer than 1 is cut.
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
@@ -192,7 +245,7 @@ macro_rules! deserialize_quantity {
     )*};
 }
 
-deserialize_quantity!(Time, Size, Bitrate, Percent, AutoOr);
+deserialize_quantity!(Time, Size, Bitrate, Percent, AutoOr, SizeOrShare, Pressure);
 
 #[cfg(test)]
 mod tests {
@@ -210,6 +263,9 @@ mod tests {
         assert_eq!(Bitrate::from_text("600k"), Some(Bitrate(600_000)));
         assert_eq!(Percent::from_text("12.5%"), Some(Percent(1250)));
         assert_eq!(Percent::from_float(33.33), Some(Percent(3333)));
+        assert_eq!(SizeOrShare::from_text("12.5%"), Some(SizeOrShare::Share(1250)));
+        assert_eq!(SizeOrShare::from_text("1MiB"), Some(SizeOrShare::Size(1 << 20)));
+        assert_eq!(Pressure::from_text("off"), Some(Pressure::Off));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! `tasuki check`: is a configuration accepted, and what does it come to here.
 
 use super::CommandError;
+use crate::io::sample::memory_total_bytes;
 use std::io::Write;
 use std::path::PathBuf;
-use tasuki_shared::config::Config;
+use tasuki_shared::config::{Config, Machine};
 use tasuki_shared::exit::Exit;
 
 #[derive(Debug, clap::Args)]
@@ -22,7 +23,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         None => Config::embedded(),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let description = config.describe(cores);
+    let machine = Machine { cores, memory_bytes: memory_total_bytes().unwrap_or(0) };
+    let description = config.describe(machine);
     let mut out = std::io::stdout().lock();
     if arguments.json {
         let json = serde_json::to_string_pretty(&description).map_err(std::io::Error::other)?;

@@ -65,6 +65,11 @@ enum Command {
 enum CommandError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(
+        "[chaos] makes workers leak on purpose: take it out of the configuration, or start with \
+         --allow-chaos"
+    )]
+    Chaos,
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
@@ -82,7 +87,7 @@ enum CommandError {
 impl CommandError {
     fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) => Exit::Config,
+            Self::Config(_) | Self::Chaos => Exit::Config,
             Self::Log(LogError::Thread(_)) => Exit::Failure,
             Self::Log(LogError::Level(_) | LogError::Format | LogError::Twice) => Exit::Usage,
             Self::Client(error) => error.exit(),

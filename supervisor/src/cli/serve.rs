@@ -11,14 +11,20 @@ pub(super) struct Arguments {
     /// Configuration file; without one the embedded defaults hold
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Take a configuration with a [chaos] section, which makes workers leak
+    #[arg(long)]
+    allow_chaos: bool,
 }
 
 pub(super) fn run(arguments: Arguments, serve: Serve) -> Result<Exit, CommandError> {
-    let Arguments { config: path } = arguments;
+    let Arguments { config: path, allow_chaos } = arguments;
     let config = match &path {
         Some(path) => Config::load(path)?,
         None => Config::embedded(),
     };
+    if config.chaos.is_some() && !allow_chaos {
+        return Err(CommandError::Chaos);
+    }
     log_output::init(config.log, "supervisor")?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");

@@ -1,7 +1,9 @@
 //! What the shell tells the core and what the core tells the shell to do.
 
+use super::memory::HostMemory;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::id::{Generation, PushId, SessionId, SlotId};
 use tasuki_shared::kernel::Death;
@@ -56,6 +58,7 @@ pub enum Event {
     },
     Sampled {
         cpu_percent: f32,
+        host: HostMemory,
         workers: Vec<(Generation, Sample)>,
     },
     /// The answer to `Effect::ReadOwner`; `None` where the word is damaged or its memory gone.
@@ -101,6 +104,12 @@ pub struct Sample {
     pub footprint_bytes: u64,
     pub rss_bytes: u64,
     pub lazy_free_bytes: u64,
+    /// Logs and other shared memory, as often as it is mapped.
+    pub shared_bytes: u64,
+    pub threads: u32,
+    pub fds: u32,
+    /// How old the figures of memory are.
+    pub measured_ago: Duration,
     /// Of one core.
     pub cpu_percent: f32,
 }

@@ -16,6 +16,7 @@
 //! | [`recycle`] | replacing a worker under its sessions |
 //! | [`rotation`] | which recycles, in which order, and who is told |
 //! | [`dial`] | connections that pushes ask for |
+//! | [`memory`] | which worker has grown too much |
 //! | [`drain`] | leaving |
 //! | [`report`] | what the status socket says |
 
@@ -25,6 +26,7 @@ pub mod drain;
 pub mod event;
 pub mod handoff;
 pub mod lease;
+pub mod memory;
 pub mod owner_word;
 pub mod publish;
 pub mod recycle;
@@ -82,6 +84,7 @@ pub struct Core<R> {
     next_recycle: u64,
     /// Was the configuration read again while the workers were being replaced?
     rotates_again: bool,
+    memory: memory::policy::Policy,
     stage: Stage,
     next_generation: u32,
     next_ticket: u64,
@@ -105,6 +108,11 @@ impl<R: Rules> Core<R> {
             .zip(roles)
             .map(|(id, role)| Slot::vacant(SlotId(id), role, Tenure::Fixed))
             .collect();
+        let memory = memory::policy::Policy::new(
+            settings.memory.clone(),
+            u32::from(settings.workers + settings.standby),
+            settings.streams_per_worker,
+        );
         Self {
             settings,
             rules,
@@ -118,6 +126,7 @@ impl<R: Rules> Core<R> {
             recycles: Vec::new(),
             next_recycle: 1,
             rotates_again: false,
+            memory,
             stage: Stage::Running,
             next_generation: 1,
             next_ticket: 1,
@@ -150,7 +159,7 @@ impl<R: Rules> Core<R> {
             Event::ResourceFailed { session, fds, what } => {
                 self.resource_failed(now, session, fds, what);
             }
-            Event::Sampled { cpu_percent, workers } => {
+            Event::Sampled { cpu_percent, host, workers } => {
                 // A moment's peak, a build or a cron job, refuses nobody.
                 self.cpu_percent = f32::midpoint(self.cpu_percent, cpu_percent);
                 for (generation, sample) in workers {
@@ -158,6 +167,7 @@ impl<R: Rules> Core<R> {
                         process.sample = sample;
                     }
                 }
+                self.judge_memory(now, host);
             }
             Event::EndSession { session } => {
                 self.end_session(now, session, tasuki_shared::message::EndReason::Operator);
@@ -208,7 +218,10 @@ impl<R: Rules> Core<R> {
         match body {
             FromWorker::Hello { version, pid: _ } => self.hello(now, channel, version),
             FromWorker::Ready => self.ready(now, channel),
-            FromWorker::Adopted { session, at_us } => self.adopted(now, channel, session, at_us),
+            FromWorker::Adopted { session, at_us } => {
+                self.memory.took_session(channel);
+                self.adopted(now, channel, session, at_us);
+            }
             FromWorker::Prepared { session } => self.prepared(now, channel, session),
             FromWorker::PrepareFailed { session, reason } => {
                 self.prepare_failed(now, channel, session, reason);
@@ -227,6 +240,7 @@ impl<R: Rules> Core<R> {
             FromWorker::PushClosed { session, push } => self.push_closed(channel, session, push),
             FromWorker::Ended { session, reason } => self.ended(now, channel, session, reason),
             FromWorker::Heartbeat(heartbeat) => self.heartbeat(channel, *heartbeat),
+            FromWorker::Purged => self.memory.purged(now, channel),
             FromWorker::Notice { session, notice } => self.notice(channel, session, &notice),
             FromWorker::Connected { ticket, outcome } => {
                 self.connected(now, channel, ticket, outcome);

@@ -38,6 +38,8 @@ pub struct Recycle {
     pub slot: SlotId,
     pub generation: Generation,
     pub reason: RecycleReason,
+    /// A sentence for people.
+    pub detail: String,
     pub haste: Haste,
     pub phase: Phase,
     pub since: Duration,

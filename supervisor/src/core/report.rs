@@ -21,7 +21,10 @@ pub fn parse_session_id(text: &str) -> Option<SessionId> {
 
 impl<R: Rules> Core<R> {
     pub(super) fn heartbeat(&mut self, generation: Generation, heartbeat: Heartbeat) {
-        let Heartbeat { session, lobby: _ } = heartbeat;
+        let Heartbeat { session, lobby: _, allocator } = heartbeat;
+        if let Some(figures) = allocator {
+            self.memory.heard(generation, figures);
+        }
         let Some(mut status) = session else { return };
         // JSON has no word for what is no number, and clients refuse what they cannot read.
         if !status.fps.is_finite() {
@@ -118,7 +121,7 @@ impl<R: Rules> Core<R> {
             rss_bytes: sample.rss_bytes,
             lazy_free_bytes: sample.lazy_free_bytes,
             cpu_percent: sample.cpu_percent,
-            memory: None,
+            memory: process.and_then(|process| self.memory.status(process.generation)),
             last_death: slot.last_death.map(|cause| cause.to_string()),
             restarts: slot.restarts.total,
         }

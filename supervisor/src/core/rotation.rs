@@ -50,6 +50,22 @@ impl RecycleReason {
             Self::Operator(_) => "operator",
         }
     }
+
+    /// What an operator said; empty for the rest.
+    pub fn detail(&self) -> &str {
+        match self {
+            Self::Operator(text) => text,
+            Self::MemorySoft
+            | Self::MemoryHard
+            | Self::TimeToLimit
+            | Self::Age
+            | Self::Sessions
+            | Self::Threads
+            | Self::Fds
+            | Self::HostPressure
+            | Self::Reload => "",
+        }
+    }
 }
 
 impl fmt::Display for RecycleReason {
@@ -82,6 +98,13 @@ pub enum Busy {
 }
 
 impl<R: Rules> Core<R> {
+    /// Says in the status why, in more than a word.
+    pub(super) fn explain_recycle(&mut self, id: u64, detail: &str) {
+        for recycle in self.recycles.iter_mut().filter(|r| r.id == id && r.detail.is_empty()) {
+            detail.clone_into(&mut recycle.detail);
+        }
+    }
+
     /// Queues the replacement of a worker; the id of its recycle, which may be there already.
     pub(super) fn request_recycle(
         &mut self,
@@ -113,6 +136,7 @@ impl<R: Rules> Core<R> {
             id,
             slot,
             generation,
+            detail: reason.detail().to_owned(),
             reason,
             haste,
             phase: Phase::Waiting,
@@ -332,18 +356,7 @@ impl<R: Rules> Core<R> {
             worker: recycle.slot.to_string(),
             generation: recycle.generation.0,
             reason: recycle.reason.name().to_owned(),
-            detail: match &recycle.reason {
-                RecycleReason::Operator(text) => text.clone(),
-                RecycleReason::MemorySoft
-                | RecycleReason::MemoryHard
-                | RecycleReason::TimeToLimit
-                | RecycleReason::Age
-                | RecycleReason::Sessions
-                | RecycleReason::Threads
-                | RecycleReason::Fds
-                | RecycleReason::HostPressure
-                | RecycleReason::Reload => String::new(),
-            },
+            detail: recycle.detail.clone(),
             outcome,
             took_ms: super::report::millis(end.saturating_sub(recycle.since)),
             footprint_before_bytes: recycle.footprint_before_bytes,

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use tasuki_shared::config::Memory;
 use tasuki_shared::limits::LOBBY_SESSIONS_MAX;
-use tasuki_shared::message::{PublishRequest, RefuseReason};
+use tasuki_shared::message::{ChaosPlan, PublishRequest, RefuseReason};
 use tasuki_shared::plan::Plan;
 
 /// Decides on a publish. The configuration implements it.
@@ -64,6 +65,9 @@ pub struct Settings {
     pub restart_intensity: u32,
     pub restart_window: Duration,
     pub shutdown_deadline: Duration,
+    pub memory: Memory,
+    /// Workers are told to leak.
+    pub chaos: Option<ChaosPlan>,
 }
 
 impl Settings {
@@ -90,6 +94,9 @@ impl Settings {
             restart_intensity,
             restart_window,
             shutdown_deadline,
+            // The policy has its trends under the rules it began with.
+            memory: _,
+            chaos: _,
         } = new;
         self.environment = environment;
         self.streams_per_worker = streams_per_worker;
@@ -113,6 +120,8 @@ impl Settings {
             ("status.mode", self.status_mode != new.status_mode),
             ("workers.count", self.workers != new.workers),
             ("workers.standby", self.standby != new.standby),
+            ("memory", self.memory != new.memory),
+            ("chaos", self.chaos != new.chaos),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
@@ -142,6 +151,8 @@ impl Default for Settings {
             restart_intensity: 5,
             restart_window: Duration::from_secs(30),
             shutdown_deadline: Duration::from_secs(30),
+            memory: Memory::default(),
+            chaos: None,
         }
     }
 }

@@ -330,6 +330,7 @@ impl World {
             | ToWorker::Release { .. }
             | ToWorker::Keep { .. }) => body.inbox.push_back(message),
             ToWorker::Drain => body.drains = true,
+            ToWorker::Purge | ToWorker::Chaos(_) => {}
         }
     }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one variant")]
 
 use super::event::{Loss, Sample};
+use super::memory::HostMemory;
 use super::settings::SameName;
 use super::*;
 use std::net::SocketAddr;
@@ -112,7 +113,8 @@ impl Bench {
         let generations: Vec<_> =
             self.spawned.iter().map(|(_, g)| *g).chain(heard.iter().copied()).collect();
         for generation in generations {
-            let heartbeat = tasuki_shared::message::Heartbeat { session: None, lobby: 0 };
+            let heartbeat =
+                tasuki_shared::message::Heartbeat { session: None, lobby: 0, allocator: None };
             self.says(generation, FromWorker::Heartbeat(Box::new(heartbeat)));
         }
         self.on(Event::Tick)
@@ -210,13 +212,14 @@ fn a_busy_processor_and_a_full_host_refuse_by_name() {
     for _ in 0..6 {
         bench.on(Event::Sampled {
             cpu_percent: 95.0,
+            host: HostMemory::default(),
             workers: vec![(Generation(1), Sample::default())],
         });
     }
     let reason = |effects: &[Effect]| lease_in(effects).unwrap().1.admission;
     let (_, effects) = bench.accept();
     assert_eq!(reason(&effects), Admission::Refuse(RefuseReason::NoCpu));
-    bench.on(Event::Sampled { cpu_percent: 5.0, workers: vec![] });
+    bench.on(Event::Sampled { cpu_percent: 5.0, host: HostMemory::default(), workers: vec![] });
     bench.live("a");
     let (_, effects) = bench.accept();
     assert_eq!(reason(&effects), Admission::Refuse(RefuseReason::HostCap));

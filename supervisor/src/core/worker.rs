@@ -262,6 +262,9 @@ impl<R: Rules> Core<R> {
         }
         let body = ToWorker::Hello { version: PROTOCOL_VERSION, slot };
         self.send(generation, body, Fds::None);
+        if let (Some(plan), Role::Worker) = (self.settings.chaos, self.slots[at].role) {
+            self.send(generation, ToWorker::Chaos(plan), Fds::None);
+        }
     }
 
     pub(super) fn hello(&mut self, now: Duration, generation: Generation, version: u16) {

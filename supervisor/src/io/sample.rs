@@ -2,10 +2,11 @@
 //! Runs on a blocking thread: reading a big process's smaps takes milliseconds.
 
 use crate::core::event::Sample;
+use crate::core::memory::HostMemory;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tasuki_shared::clock;
 use tasuki_shared::id::Generation;
 use tasuki_shared::limits::{MEMORY_SAMPLE_COST_DIVISOR, MEMORY_SAMPLE_INTERVAL_MAX};
@@ -16,7 +17,9 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 #[derive(Debug, Default)]
 pub struct Round {
     pub cpu_percent: f32,
+    pub host: HostMemory,
     pub workers: Vec<(Generation, Sample)>,
+    pub ended: Option<Instant>,
 }
 
 /// Counters of the round before.
@@ -32,6 +35,8 @@ pub struct Sampler {
 struct Known {
     ticks: Option<u64>,
     memory: Sample,
+    /// When the reading of its memory began.
+    measured: Instant,
     /// From then on its memory is looked at again.
     memory_due: Instant,
 }
@@ -84,12 +89,15 @@ impl Sampler {
                 let used = used.saturating_mul(elapsed.processors);
                 now.memory.cpu_percent = percent(used, elapsed.total);
             }
+            now.memory.measured_ago = now.measured.elapsed();
             self.processes.insert(*generation, now);
             workers.push((*generation, now.memory));
         }
         let of_host = elapsed.map_or(0.0, |elapsed| percent(elapsed.busy, elapsed.total));
         // Whichever is nearer to its end is what streams wait for.
-        Round { cpu_percent: of_host.max(of_quota), workers }
+        let host = host_memory(Path::new("/proc"), Path::new(CGROUPS), own_cgroup().as_deref());
+        let ended = Some(clock::now());
+        Round { cpu_percent: of_host.max(of_quota), host, workers, ended }
     }
 }
 
@@ -106,7 +114,7 @@ impl Known {
         let memory = memory(pid)?;
         let pause = began.elapsed() * MEMORY_SAMPLE_COST_DIVISOR;
         let memory_due = began + pause.min(MEMORY_SAMPLE_INTERVAL_MAX);
-        Some(Self { ticks, memory, memory_due })
+        Some(Self { ticks, memory, measured: began, memory_due })
     }
 }
 
@@ -157,12 +165,64 @@ fn memory(pid: i32) -> Option<Sample> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let bytes = |field: &str| smaps_bytes(&text, field).unwrap_or(0);
     let lazy_free_bytes = bytes("LazyFree");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let threads = status.lines().find_map(|line| line.strip_prefix("Threads:"));
+    // Counting is a system call for each few hundred of them.
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
     Some(Sample {
         footprint_bytes: bytes("Anonymous").saturating_sub(lazy_free_bytes) + bytes("Swap"),
         rss_bytes: bytes("Rss"),
         lazy_free_bytes,
+        shared_bytes: smaps_bytes(&status, "RssShmem").unwrap_or(0),
+        threads: threads.and_then(|count| count.trim().parse().ok()).unwrap_or(0),
+        fds: u32::try_from(fds).unwrap_or(u32::MAX),
+        measured_ago: Duration::ZERO,
         cpu_percent: 0.0,
     })
+}
+
+/// What this process could have at most: the host's memory, or less by its cgroup.
+pub fn memory_total_bytes() -> Option<u64> {
+    let host = host_memory(Path::new("/proc"), Path::new(CGROUPS), own_cgroup().as_deref());
+    (host.total_bytes > 0).then_some(host.total_bytes)
+}
+
+/// The host's memory within the bounds of every cgroup above us. What is missing bounds nothing.
+fn host_memory(proc: &Path, cgroups: &Path, own: Option<&Path>) -> HostMemory {
+    let meminfo = fs::read_to_string(proc.join("meminfo")).unwrap_or_default();
+    let mut host = HostMemory {
+        total_bytes: smaps_bytes(&meminfo, "MemTotal").unwrap_or(0),
+        available_bytes: smaps_bytes(&meminfo, "MemAvailable").unwrap_or(0),
+        ..HostMemory::default()
+    };
+    let read = |path: PathBuf| fs::read_to_string(path).ok();
+    for at in own.into_iter().flat_map(Path::ancestors) {
+        let directory = cgroups.join(at);
+        // "max" is no number and no bound.
+        let number = |name| read(directory.join(name))?.trim().parse::<u64>().ok();
+        let bounds = [number("memory.max"), number("memory.high")];
+        let Some(most) = bounds.into_iter().flatten().min() else { continue };
+        let stat = read(directory.join("memory.stat")).unwrap_or_default();
+        let cached = stat.lines().find_map(|line| line.strip_prefix("inactive_file "));
+        let cached = cached.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0);
+        // The kernel takes pages of files back before it lets anybody die.
+        let used = number("memory.current").unwrap_or(0).saturating_sub(cached);
+        host.total_bytes = host.total_bytes.min(most);
+        host.available_bytes = host.available_bytes.min(most.saturating_sub(used));
+    }
+    let own_pressure = own.and_then(|own| read(cgroups.join(own).join("memory.pressure")));
+    if let Some(text) = own_pressure.or_else(|| read(proc.join("pressure/memory"))) {
+        host.stalled_some_percent = stalled_percent(&text, "some ");
+        host.stalled_full_percent = stalled_percent(&text, "full ");
+    }
+    host
+}
+
+/// "some avg10=0.12 avg60=…" (psi.rst).
+fn stalled_percent(text: &str, which: &str) -> f32 {
+    let line = text.lines().find_map(|line| line.strip_prefix(which));
+    let average = line.and_then(|line| line.split(' ').find_map(|f| f.strip_prefix("avg10=")));
+    average.and_then(|average| average.parse().ok()).filter(|p: &f32| p.is_finite()).unwrap_or(0.0)
 }
 
 fn smaps_bytes(text: &str, field: &str) -> Option<u64> {
@@ -245,6 +305,33 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_bounded_by_every_cgroup_and_the_cache_of_files_counts_as_free() {
+        let root = std::env::temp_dir().join(format!("tasuki-memory-{}", std::process::id()));
+        let own = root.join("cgroup/slice/service");
+        fs::create_dir_all(&own).unwrap();
+        fs::create_dir_all(root.join("pressure")).unwrap();
+        fs::write(root.join("meminfo"), "MemTotal: 8192 kB\nMemAvailable: 4096 kB\n").unwrap();
+        let at = |own| host_memory(&root, &root.join("cgroup"), own);
+        let without = at(None);
+        assert_eq!((without.total_bytes, without.available_bytes), (8 << 20, 4 << 20));
+        fs::write(own.join("memory.max"), "max\n").unwrap();
+        fs::write(root.join("cgroup/slice/memory.max"), "3145728\n").unwrap();
+        fs::write(root.join("cgroup/slice/memory.current"), "2097152\n").unwrap();
+        fs::write(root.join("cgroup/slice/memory.stat"), "anon 1\ninactive_file 1048576\n")
+            .unwrap();
+        fs::write(
+            root.join("pressure/memory"),
+            "some avg10=12.50 avg60=1.00 total=9\nfull avg10=3.00 avg60=0.00 total=5\n",
+        )
+        .unwrap();
+        let within = at(Some(Path::new("slice/service")));
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!((within.total_bytes, within.available_bytes), (3 << 20, 2 << 20));
+        let stalled = (within.stalled_some_percent, within.stalled_full_percent);
+        assert_eq!(stalled, (12.5, 3.0));
+    }
+
+    #[test]
     fn a_field_is_found_by_its_whole_name() {
         let text = "Rss:  12 kB\nSwapPss:  3 kB\nSwap:   2 kB\nLazyFree: 1 kB\n";
         assert_eq!(smaps_bytes(text, "Swap"), Some(2048));
@@ -259,5 +346,7 @@ mod tests {
         assert_eq!(round.workers.len(), 1);
         let (_, sample) = round.workers[0];
         assert!(sample.footprint_bytes > 0 && sample.rss_bytes >= sample.lazy_free_bytes);
+        assert!(sample.threads >= 1 && sample.fds >= 3, "{sample:?}");
+        assert!(round.host.total_bytes >= round.host.available_bytes, "{:?}", round.host);
     }
 }

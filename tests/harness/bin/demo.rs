@@ -1,5 +1,7 @@
 //! `./dev demo`: a publisher, the server and an origin on loopback, and a table of what arrived.
 
+mod leak;
+
 use anyhow::{Result, bail, ensure};
 use std::path::Path;
 use std::process::ExitCode;
@@ -61,6 +63,11 @@ fn demo(run: &RunDirectory) -> Result<()> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
     child::keep_apart_from_terminal();
+    if arguments.iter().any(|argument| argument == "--leak") {
+        let given = named::number(&arguments, "seconds", 0)?;
+        let seconds = (given > 0).then_some(given);
+        return leak::run(run.path(), seconds, &interrupted);
+    }
 
     let origin = Origin::start(run.path())?;
     let setup = Setup { origin_port: Some(origin.port()), ..Setup::default() };

@@ -83,7 +83,9 @@ async fn serve(inherited: Inherited) -> Result<(), LineError> {
                 ToWorker::Adopt(_)
                 | ToWorker::Verdict { .. }
                 | ToWorker::Dialed { .. }
-                | ToWorker::End { .. } => {
+                | ToWorker::End { .. }
+                | ToWorker::Purge
+                | ToWorker::Chaos(_) => {
                     tracing::warn!("a message for a worker came to the dialer");
                 }
             },
@@ -94,7 +96,7 @@ async fn serve(inherited: Inherited) -> Result<(), LineError> {
                 }
             }
             _ = beats.tick() => {
-                let heartbeat = Heartbeat { session: None, lobby: 0 };
+                let heartbeat = Heartbeat { session: None, lobby: 0, allocator: None };
                 line.send(FromWorker::Heartbeat(Box::new(heartbeat)), &[])?;
             }
         }

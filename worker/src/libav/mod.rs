@@ -9,6 +9,7 @@
 
 mod aac;
 pub mod annexb;
+mod block;
 mod decoder;
 mod encoder;
 mod frame;
@@ -17,6 +18,7 @@ mod resample;
 mod scale;
 
 pub use aac::{AAC_FRAME_SAMPLES, AAC_PRIMING_SAMPLES, AacDecoder, AacEncoder, AacPacket, Samples};
+pub use block::Block;
 pub use decoder::{DecodedFrame, Health, VideoDecoder};
 pub use encoder::{ForceIdr, VideoEncoder, VideoEncoderSettings};
 pub use frame::{Colour, Frame, FramePool, PixelLayout, Plane, PlaneMut, Ratio};

@@ -67,10 +67,16 @@ fn draw_workers(workers: &[WorkerStatus], screen: Screen, lines: &mut Vec<String
         right("FOOTPRINT", 2),
         right("RSS", 5),
         right("LAZYFREE", 7),
+        right("LIMIT", 4),
+        right("TO LIMIT", 5),
+        left("MEMORY", 3),
         right("RESTARTS", 4),
         left("LAST DEATH", 8),
     ]);
     for worker in workers {
+        let memory = worker.memory.as_ref();
+        let left_ms = memory.and_then(|memory| memory.time_to_limit_ms);
+        let verdict = memory.map_or("", |memory| memory.verdict.as_str());
         table.push([
             Cell::plain(&worker.slot),
             Cell::plain(&worker.role),
@@ -84,6 +90,9 @@ fn draw_workers(workers: &[WorkerStatus], screen: Screen, lines: &mut Vec<String
             Cell::plain(human::bytes(worker.footprint_bytes)),
             Cell::plain(human::bytes(worker.rss_bytes)),
             Cell::plain(human::bytes(worker.lazy_free_bytes)),
+            Cell::plain(memory.map_or_else(String::new, |m| human::bytes(m.soft_limit_bytes))),
+            Cell::plain(left_ms.map_or_else(String::new, human::age)),
+            Cell::new(verdict, verdict_colour(verdict)),
             counted(worker.restarts.into(), Colour::Caution),
             Cell::plain(worker.last_death.as_deref().unwrap_or_default()),
         ]);
@@ -318,6 +327,17 @@ fn outcome_colour(outcome: &str) -> Colour {
         Colour::Bad
     } else {
         Colour::Caution
+    }
+}
+
+/// Of the memory policy; what it holds back is what an operator has to look at.
+fn verdict_colour(verdict: &str) -> Colour {
+    match verdict {
+        "fine" => Colour::Good,
+        "watch" | "purging" | "recycle" => Colour::Caution,
+        "evacuate" => Colour::Bad,
+        held if held.starts_with("held back") => Colour::Bad,
+        _ => Colour::Plain,
     }
 }
 

@@ -75,7 +75,8 @@ impl World {
             47..48 => self.kill_in_a_move(),
             48..49 => {
                 let cpu_percent = if self.below(8) == 0 { 99.0 } else { 10.0 };
-                self.on(Event::Sampled { cpu_percent, workers: vec![] });
+                let host = super::super::memory::HostMemory::default();
+                self.on(Event::Sampled { cpu_percent, host, workers: vec![] });
             }
             _ => {
                 if let Some(generation) = self.any() {
@@ -151,7 +152,8 @@ impl World {
     }
 
     pub(super) fn heartbeat(&mut self, generation: Generation) {
-        let heartbeat = tasuki_shared::message::Heartbeat { session: None, lobby: 0 };
+        let heartbeat =
+            tasuki_shared::message::Heartbeat { session: None, lobby: 0, allocator: None };
         self.says(generation, FromWorker::Heartbeat(Box::new(heartbeat)));
     }
 

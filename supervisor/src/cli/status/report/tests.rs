@@ -1,5 +1,6 @@
 use super::*;
 use std::collections::BTreeMap;
+use tasuki_shared::status::MemoryStatus;
 use tasuki_shared::status::MoveStatus;
 
 fn status() -> Status {
@@ -17,7 +18,12 @@ fn status() -> Status {
         rss_bytes: 240 << 20,
         lazy_free_bytes: 3 << 20,
         cpu_percent: 87.4,
-        memory: None,
+        memory: Some(MemoryStatus {
+            soft_limit_bytes: 256 << 20,
+            time_to_limit_ms: Some(754_000),
+            verdict: "watch".into(),
+            ..MemoryStatus::default()
+        }),
         last_death: Some("killed by signal 9".into()),
         restarts: 1,
     };
@@ -27,6 +33,7 @@ fn status() -> Status {
         generation: 8,
         pid: 4243,
         sessions: 0,
+        memory: None,
         last_death: None,
         restarts: 0,
         ..worker.clone()
