@@ -354,6 +354,11 @@ impl<R: Rules> Core<R> {
         session.place = Place::Held { generation };
         self.effects.push(Effect::DropBell { session: id });
         self.tell_move(now, id, &moving, &outcome);
+        if !self.lives(generation) {
+            // The session is about to be an orphan: whoever gets it asks again.
+            self.say_farewell(moving.to);
+            return;
+        }
         let moved = generation == moving.to;
         if let Some(reason) = moving.end {
             self.end_session(now, id, reason);

@@ -314,7 +314,9 @@ impl World {
                 self.seen.lives += 1;
                 let taken = match body.sessions.get(&session) {
                     Some(Adoption::Offered(_) | Adoption::LiveOffered) => Adoption::LiveOffered,
-                    Some(Adoption::Held | Adoption::Live) | None => Adoption::Live,
+                    Some(Adoption::Held | Adoption::Live) => Adoption::Live,
+                    // It has released the session and did not get to say so.
+                    None => return,
                 };
                 body.sessions.insert(session, taken);
             }
