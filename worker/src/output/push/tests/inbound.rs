@@ -38,7 +38,7 @@ fn heard_and_seen(bytes: &[u8]) -> (Vec<Message>, Vec<Message>) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dies {
     /// With bytes in the ring that no commit knows of.
-    AfterReading,
+    BeforeTheCommit,
     AfterTheCommit,
     AfterTheWrite,
 }
@@ -56,7 +56,7 @@ fn with_chatter(
     let mut record = commit(&push);
     origin.socket.write_all(&chatter[..split]).unwrap();
     hear(&mut push, before + split as u64);
-    if dies != Dies::AfterReading && push.compose(logs, StreamEnd::Going) {
+    if dies != Dies::BeforeTheCommit && push.compose(logs, StreamEnd::Going) {
         record = commit(&push);
         if dies == Dies::AfterTheWrite {
             push.write(logs, clock::now());
@@ -84,7 +84,7 @@ fn with_chatter(
 #[test]
 fn a_death_at_any_inbound_byte_loses_and_repeats_no_answer() {
     let logs = small_stream();
-    let whole = with_chatter(&logs, 0, Dies::AfterReading, |counts, _| counts).unwrap();
+    let whole = with_chatter(&logs, 0, Dies::BeforeTheCommit, |counts, _| counts).unwrap();
     let (media, answers) = heard_and_seen(&whole);
     assert_eq!(media, heard_and_seen(&uninterrupted(&logs)).0);
     let pongs = answers.iter().filter(|(kind, ..)| *kind == kind::USER_CONTROL);
@@ -92,7 +92,7 @@ fn a_death_at_any_inbound_byte_loses_and_repeats_no_answer() {
     assert_eq!(pongs, [[1], [2], [3], [4]]);
     for split in 0..=chatter().len() {
         let by_turns = [Dies::AfterTheCommit, Dies::AfterTheWrite][split % 2];
-        for dies in [Dies::AfterReading, by_turns] {
+        for dies in [Dies::BeforeTheCommit, by_turns] {
             let got = with_chatter(&logs, split, dies, |counts, _| counts).unwrap();
             let got = heard_and_seen(&got);
             assert!(got.0 == media, "media of {dies:?} at {split}");
@@ -107,7 +107,7 @@ fn without_the_kernels_inbound_count_an_answer_would_be_lost() {
     let logs = small_stream();
     let split = chatter().len();
     let forgets = |counts: Counts, committed| Counts { received: committed, ..counts };
-    let got = with_chatter(&logs, split, Dies::AfterReading, forgets);
+    let got = with_chatter(&logs, split, Dies::BeforeTheCommit, forgets);
     assert_eq!(got, None, "the four pings are in the ring, and nobody looks at them");
 }
 
