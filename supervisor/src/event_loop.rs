@@ -9,7 +9,9 @@ use crate::core::event::{Announcement, Effect, Event, Fds, Loss};
 use crate::core::report::parse_session_id;
 use crate::core::settings::{MissingFamily, Rules, Settings};
 use crate::io::event_log::EventLog;
+use crate::io::evidence::{self, Desk, Directory};
 use crate::io::handoff::Vault;
+use crate::io::notify::Notifier;
 use crate::io::process::{self, Watched};
 use crate::io::sample::Sampler;
 use crate::io::{listen, spawn, status};
@@ -28,7 +30,7 @@ use tasuki_shared::exit::Exit;
 use tasuki_shared::id::{Generation, SessionId};
 use tasuki_shared::kernel::{self, Death};
 use tasuki_shared::limits::{FDS_RESERVED, SAMPLE_INTERVAL, TICK_INTERVAL, WATCH_EVENTS_MAX};
-use tasuki_shared::message::{Envelope, FromWorker, Role, ToWorker};
+use tasuki_shared::message::{Envelope, EvidenceKind, FromWorker, Role, ToWorker};
 use tasuki_shared::status::{Reply, Status};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, broadcast};
@@ -39,6 +41,8 @@ pub trait Decide {
     fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect>;
     fn status(&self, now: Duration) -> Status;
     fn has_session(&self, session: SessionId) -> bool;
+    /// Is there a worker that takes sessions?
+    fn serves(&self) -> bool;
 }
 
 impl<R: Rules> Decide for Core<R> {
@@ -52,6 +56,10 @@ impl<R: Rules> Decide for Core<R> {
 
     fn has_session(&self, session: SessionId) -> bool {
         Self::has_session(self, session)
+    }
+
+    fn serves(&self) -> bool {
+        Self::serves(self)
     }
 }
 
@@ -94,6 +102,8 @@ pub struct Shell {
     accepted_fds_max: i32,
     /// Connections closed because the host had no fd for them.
     no_fds: u64,
+    desk: Desk,
+    evidence: Directory,
     exit: Option<Exit>,
     left: Rc<Notify>,
 }
@@ -155,6 +165,7 @@ async fn serve<R: Rules + 'static>(
     tokio::task::spawn_local(sample(Rc::clone(&shell)));
     let mut ticks = tokio::time::interval(TICK_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut notifier = Notifier::new();
     let exit = loop {
         let event = tokio::select! {
             () = left.notified() => Event::Tick,
@@ -162,14 +173,20 @@ async fn serve<R: Rules + 'static>(
             _ = terminate.recv() => Event::Terminate,
             _ = interrupt.recv() => Event::Terminate,
             _ = hangup.recv() => {
+                notifier.reloading();
                 match reload() {
                     Ok(()) => tracing::info!("the configuration is valid; a restart applies it"),
                     Err(error) => tracing::error!(%error, "the configuration is refused"),
                 }
+                notifier.reloaded();
                 continue;
             }
         };
+        if matches!(event, Event::Terminate) {
+            notifier.stopping();
+        }
         shell.borrow_mut().on(event);
+        notifier.turn(|| shell.borrow().core.serves(), || shell.borrow().summary());
         if let Some(exit) = shell.borrow().exit {
             break exit;
         }
@@ -229,6 +246,8 @@ impl Shell {
                 log: EventLog::default(),
                 accepted_fds_max: fds_max - FDS_RESERVED.min(fds_max / 4),
                 no_fds: 0,
+                desk: Desk::default(),
+                evidence: Directory::from_environment(),
                 exit: None,
                 left: Rc::clone(left),
             })
@@ -287,6 +306,12 @@ impl Shell {
     ) {
         let Envelope { generation: claimed, body } = envelope;
         let socket = fds.pop();
+        if let FromWorker::Evidence { ticket, outcome } = body {
+            if claimed == channel {
+                self.desk.answered(channel, ticket, outcome, socket);
+            }
+            return;
+        }
         let role = self.processes.get(&channel).map(|process| process.role);
         // A socket from anybody else, under a ticket it guessed, would become a push's connection.
         if let FromWorker::Connected { ticket, outcome } = &body
@@ -323,6 +348,7 @@ impl Shell {
 
     pub fn reaped(&mut self, generation: Generation, death: std::io::Result<Option<Death>>) {
         self.processes.remove(&generation);
+        self.desk.forget(generation);
         let death = match death {
             Ok(Some(death)) => death,
             // Only a death makes a pidfd readable; how it came is lost if it cannot be read.
@@ -360,8 +386,43 @@ impl Shell {
         }
     }
 
+    /// One line for the service's keeper.
+    fn summary(&self) -> String {
+        let status = self.status();
+        let live = status.sessions.iter().filter(|session| session.state == "live").count();
+        let serving = status.workers.iter().filter(|w| w.state == "serving").count();
+        format!("{}: {live} live, {serving} processes serve", status.state)
+    }
+
+    /// Asks a worker for evidence. The answer comes through the receiver; none, if it dies.
+    pub fn ask_evidence(&mut self, of: Generation, kind: EvidenceKind) -> evidence::Awaited {
+        let (ticket, awaited) = self.desk.ask(of);
+        self.send(of, ToWorker::Evidence { ticket, kind }, Fds::None);
+        awaited
+    }
+
+    /// Generation and pid of the worker in a slot (`w0`).
+    pub fn worker_in(&self, slot: &str) -> Result<(Generation, i32), String> {
+        let status = self.core.status(self.started.elapsed());
+        let found = status.workers.iter().find(|worker| worker.slot == slot && worker.pid > 0);
+        let worker = found.ok_or_else(|| format!("no process in slot {slot}"))?;
+        Ok((Generation(worker.generation), worker.pid))
+    }
+
+    pub fn pid_of(&self, generation: Generation) -> Option<i32> {
+        self.processes.get(&generation).map(|process| process.pid)
+    }
+
+    fn save_evidence(&mut self, recycle: u64, generation: Generation) {
+        if let Some(shell) = self.myself.upgrade() {
+            let directory = self.evidence.clone();
+            tokio::task::spawn_local(evidence::save(shell, directory, recycle, generation));
+        }
+    }
+
     fn perform(&mut self, effect: Effect) {
         match effect {
+            Effect::SaveEvidence { recycle, generation } => self.save_evidence(recycle, generation),
             Effect::Spawn { slot: _, role, generation } => self.spawn(role, generation),
             Effect::Send { to, body, fds } => self.send(to, body, fds),
             Effect::Kill { generation } => {
@@ -491,6 +552,9 @@ fn session_of(body: &ToWorker) -> Option<SessionId> {
         | ToWorker::Release { session, .. }
         | ToWorker::Keep { session }
         | ToWorker::End { session, .. } => Some(*session),
-        ToWorker::Hello { .. } | ToWorker::Drain | ToWorker::Connect { .. } => None,
+        ToWorker::Hello { .. }
+        | ToWorker::Drain
+        | ToWorker::Connect { .. }
+        | ToWorker::Evidence { .. } => None,
     }
 }

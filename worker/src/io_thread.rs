@@ -5,6 +5,7 @@
 
 use crate::bell::{Bell, CONTROL};
 use crate::control::{Control, Told};
+use crate::evidence::Evidence;
 use crate::leftovers::Leftovers;
 use crate::output::push::Writability;
 use crate::session::adopt::{self, AdoptError};
@@ -57,6 +58,7 @@ pub struct IoThread {
     next_heartbeat: Instant,
     outbox: Outbox,
     leftovers: Leftovers,
+    evidence: Evidence,
 }
 
 impl IoThread {
@@ -77,6 +79,7 @@ impl IoThread {
             next_heartbeat: now,
             outbox: Outbox::new(),
             leftovers: Leftovers::default(),
+            evidence: Evidence::default(),
         })
     }
 
@@ -121,6 +124,7 @@ impl IoThread {
             if let Some(exit) = self.take_control(now) {
                 return exit;
             }
+            self.evidence.take_found(&mut self.outbox);
             self.tick_when_due(now);
             self.send_outbox();
             if self.stage == Stage::Draining && self.entries.is_empty() {
@@ -209,6 +213,7 @@ impl IoThread {
                     s.advance(now, outbox);
                 });
             }
+            ToWorker::Evidence { ticket, kind } => self.evidence.look(ticket, kind, &self.bell),
             ToWorker::Drain => self.stage = Stage::Draining,
             ToWorker::Prepare(lease) => {
                 let (session, reason) = (lease.session, "not built yet".to_owned());

@@ -4,6 +4,7 @@ pub mod allocator;
 pub mod bell;
 pub mod control;
 pub mod dialer;
+pub mod evidence;
 pub mod io_thread;
 pub mod ladder;
 pub mod leftovers;

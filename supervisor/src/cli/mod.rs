@@ -1,11 +1,11 @@
 //! The command line: what was asked, and the one place that turns an answer into an exit code.
 //!
-//! `serve` becomes the server; `check` looks at a file; `status`, `watch` and `end` are only
-//! clients of the status socket (docs/PROTOCOL.md).
+//! `serve` becomes the server; `check` looks at a file; the others are only clients of the status socket (docs/PROTOCOL.md).
 
 mod check;
 mod client;
 mod end;
+mod evidence;
 mod human;
 mod serve;
 mod status;
@@ -45,6 +45,10 @@ enum Command {
     Watch(watch::Arguments),
     /// End one session
     End(end::Arguments),
+    /// Save a pprof heap profile of a live worker
+    Heap(evidence::HeapArguments),
+    /// Show what each thread of a worker does
+    Threads(evidence::ThreadsArguments),
 }
 
 /// Why a command failed.
@@ -97,6 +101,8 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>, serve: Serve) -> Exit
         Command::Status(arguments) => status::run(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
         Command::End(arguments) => end::run(&arguments),
+        Command::Heap(arguments) => evidence::heap(&arguments),
+        Command::Threads(arguments) => evidence::threads(&arguments),
     };
     match outcome {
         Ok(exit) => exit,

@@ -13,12 +13,14 @@
 //! | [`publish`] | verdicts, names, stream slots |
 //! | [`dial`] | connections that pushes ask for |
 //! | [`drain`] | leaving |
+//! | [`evidence`] | what is kept of a worker that leaves |
 //! | [`report`] | what the status socket says |
 
 pub mod admission;
 pub mod dial;
 pub mod drain;
 pub mod event;
+pub mod evidence;
 pub mod lease;
 pub mod publish;
 pub mod recycle;
@@ -152,6 +154,9 @@ impl<R: Rules> Core<R> {
             Event::EndSession { session } => {
                 self.end_session(now, session, tasuki_shared::message::EndReason::Operator);
             }
+            Event::EvidenceSaved { recycle, generation, path } => {
+                self.evidence_saved(recycle, generation, path);
+            }
             Event::Terminate => self.terminate(now),
         }
         self.leave_when_empty(now);
@@ -164,6 +169,10 @@ impl<R: Rules> Core<R> {
 
     pub fn has_session(&self, session: SessionId) -> bool {
         self.sessions.contains_key(&session)
+    }
+
+    pub fn serves(&self) -> bool {
+        self.serving() > 0
     }
 
     fn tick(&mut self, now: Duration) {
@@ -204,6 +213,8 @@ impl<R: Rules> Core<R> {
             FromWorker::Heartbeat(heartbeat) => self.heartbeat(channel, *heartbeat),
             FromWorker::Notice { session, notice } => self.notice(channel, session, &notice),
             FromWorker::Connected { ticket, outcome } => self.connected(channel, ticket, outcome),
+            // The shell takes these; none of them concerns a decision.
+            FromWorker::Evidence { .. } => self.ignored_frames += 1,
         }
     }
 

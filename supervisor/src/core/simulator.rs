@@ -158,7 +158,10 @@ impl World {
             Effect::DropDialed { ticket } => {
                 assert!(self.dialed.remove(&ticket), "{context}: {ticket} is not ours to drop");
             }
-            Effect::DropPush { .. } | Effect::StopListening | Effect::Announce(_) => {}
+            Effect::DropPush { .. }
+            | Effect::StopListening
+            | Effect::SaveEvidence { .. }
+            | Effect::Announce(_) => {}
         }
     }
 
@@ -196,6 +199,7 @@ impl World {
             ToWorker::End { reason: EndReason::TakenOver, .. } => self.seen.taken_over += 1,
             ToWorker::Verdict { .. }
             | ToWorker::Hello { .. }
+            | ToWorker::Evidence { .. }
             | ToWorker::Dialed { .. }
             | ToWorker::End { .. }
             | ToWorker::Prepare(_)

@@ -6,6 +6,7 @@
 //! never slows the supervisor down.
 
 use crate::event_loop::SharedShell;
+use crate::io::evidence;
 use interprocess::local_socket::prelude::*;
 use interprocess::local_socket::tokio::{Listener, Stream};
 use interprocess::local_socket::traits::StreamCommon;
@@ -181,6 +182,14 @@ async fn converse(shell: SharedShell, stream: Stream) -> io::Result<()> {
             Ok(Request::Rotate { .. } | Request::Move { .. } | Request::Drain) => {
                 let reason = "this server cannot do that yet".to_owned();
                 answer(&stream, &Reply::Refused { reason }).await?;
+            }
+            Ok(Request::Heap { worker }) => {
+                let reply = evidence::heap_reply(&shell, worker).await;
+                answer(&stream, &reply).await?;
+            }
+            Ok(Request::Threads { worker }) => {
+                let reply = evidence::threads_reply(&shell, worker).await;
+                answer(&stream, &reply).await?;
             }
             Ok(Request::End { session }) => {
                 let reply = match shell.borrow_mut().end_session(&session) {

@@ -83,6 +83,7 @@ async fn serve(inherited: Inherited) -> Result<(), LineError> {
                 ToWorker::Adopt(_)
                 | ToWorker::Verdict { .. }
                 | ToWorker::Dialed { .. }
+                | ToWorker::Evidence { .. }
                 | ToWorker::End { .. } => {
                     tracing::warn!("a message for a worker came to the dialer");
                 }
