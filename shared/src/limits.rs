@@ -359,3 +359,20 @@ const _: () = assert!(
 pub const MOVING_STALL_DEADLINE: Duration = Duration::from_secs(60);
 /// From `Drain` to a worker without sessions to its kill.
 pub const LINGER_DEADLINE: Duration = Duration::from_secs(10);
+// Evidence and the service's keeper.
+/// How long a worker may take to look at itself, and the shell to save what it found.
+pub const EVIDENCE_DEADLINE: Duration = Duration::from_secs(15);
+/// How long a client waits for a reply that needs such a look.
+pub const EVIDENCE_REPLY_DEADLINE: Duration = Duration::from_secs(20);
+/// One piece of evidence from a worker; a reply with one in base64 fits a reply line.
+pub const EVIDENCE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Sets of evidence in the state directory; the oldest go.
+pub const EVIDENCE_SETS_MAX: usize = 10;
+/// Threads of a process that are looked at.
+pub const THREADS_LISTED_MAX: usize = 1024;
+/// Between the two looks at each thread's processor time.
+pub const THREADS_LOOK: Duration = Duration::from_millis(250);
+/// The watchdog hears from the event loop this often in each of its periods.
+pub const WATCHDOG_FEEDS_PER_PERIOD: u32 = 4;
+/// Between two status lines for the service's keeper.
+pub const NOTIFY_STATUS_INTERVAL: Duration = Duration::from_secs(5);

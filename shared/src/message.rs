@@ -60,6 +60,8 @@ pub enum ToWorker {
     Chaos(ChaosPlan),
     /// Dialer only. The answer is `FromWorker::Connected` with the same ticket.
     Connect { ticket: u64, host: String, port: u16 },
+    /// Look at yourself. Answered by `FromWorker::Evidence` with the same ticket.
+    Evidence { ticket: u64, kind: EvidenceKind },
 }
 
 /// Worker or dialer → supervisor.
@@ -134,6 +136,20 @@ pub enum FromWorker {
         ticket: u64,
         outcome: Result<(), DialError>,
     },
+    /// The answer to `ToWorker::Evidence`. Fd when ok: a memfd with what was found.
+    Evidence {
+        ticket: u64,
+        outcome: Result<(), String>,
+    },
+}
+
+/// What only a process itself can tell of its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum EvidenceKind {
+    /// What is allocated now and where it was: a gzipped pprof profile with symbols.
+    Heap,
+    /// jemalloc's own statistics, as text.
+    Allocator,
 }
 
 /// How long an owner may look for a good cut.

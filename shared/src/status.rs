@@ -27,6 +27,10 @@ pub enum Request {
         #[serde(default)]
         haste: Haste,
     },
+    /// A pprof heap profile of a live worker (`worker`: its slot). Answered by `Reply::Heap`.
+    Heap { worker: String },
+    /// What each thread of a worker does. Answered by `Reply::Threads`.
+    Threads { worker: String },
     /// Takes nothing new and leaves when the last session has ended. Answered by `Reply::Done`.
     Drain,
 }
@@ -39,8 +43,19 @@ pub enum Reply {
     Event(Event),
     Recycled(Box<RecycleStatus>),
     Moved(MoveStatus),
+    /// Gzipped protobuf in standard base64.
+    Heap {
+        worker: String,
+        profile: String,
+    },
+    Threads {
+        worker: String,
+        threads: Vec<ThreadStatus>,
+    },
     Done,
-    Refused { reason: String },
+    Refused {
+        reason: String,
+    },
 }
 
 /// One line of `tasuki watch`.
@@ -241,4 +256,22 @@ pub struct MoveStatus {
     /// From the last byte that the old owner handled to the first of the new one.
     pub pause_us: u64,
     pub frames_lost: u64,
+}
+
+/// One thread of a worker.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ThreadStatus {
+    pub tid: i32,
+    /// `io`, `control`, `dec`, `enc-LABEL`, `record`, …
+    pub name: String,
+    /// As in proc(5): `R` runs, `S` sleeps, `D` waits for a device.
+    pub state: String,
+    /// Of one core, over the last quarter of a second.
+    pub cpu_percent: f32,
+    /// Since it began.
+    pub cpu_ms: u64,
+    /// Function of the kernel that it waits in, where the kernel tells.
+    pub waits_in: String,
+    /// What it is for, in words.
+    pub task: String,
 }

@@ -9,7 +9,9 @@ use crate::core::event::{Announcement, Effect, Event, Fds, Loss};
 use crate::core::report::parse_session_id;
 use crate::core::settings::{MissingFamily, Rules, Settings};
 use crate::io::event_log::EventLog;
+use crate::io::evidence::{self, Desk, Directory};
 use crate::io::handoff::Vault;
+use crate::io::notify::Notifier;
 use crate::io::process::{self, Watched};
 use crate::io::sample::{Round, Sampler};
 use crate::io::{listen, spawn, status};
@@ -30,7 +32,7 @@ use tasuki_shared::kernel::{self, Death};
 use tasuki_shared::limits::{
     FDS_RESERVED, RECYCLES_WAITING_MAX, SAMPLE_INTERVAL, TICK_INTERVAL, WATCH_EVENTS_MAX,
 };
-use tasuki_shared::message::{Envelope, FromWorker, Role, ToWorker};
+use tasuki_shared::message::{Envelope, EvidenceKind, FromWorker, Role, ToWorker};
 use tasuki_shared::status::{Reply, Status};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, broadcast, mpsc};
@@ -42,6 +44,8 @@ pub trait Decide {
     fn status(&self, now: Duration) -> Status;
     fn has_session(&self, session: SessionId) -> bool;
     fn reload(&mut self, now: Duration, reloaded: Reloaded) -> Vec<Effect>;
+    /// Is there a worker that takes sessions?
+    fn serves(&self) -> bool;
 }
 
 impl Decide for Core<Box<dyn Rules>> {
@@ -59,6 +63,10 @@ impl Decide for Core<Box<dyn Rules>> {
 
     fn reload(&mut self, now: Duration, reloaded: Reloaded) -> Vec<Effect> {
         Self::reload(self, now, reloaded.settings, reloaded.rules)
+    }
+
+    fn serves(&self) -> bool {
+        Self::serves(self)
     }
 }
 
@@ -113,6 +121,8 @@ pub struct Shell {
     accepted_fds_max: i32,
     /// Connections closed because the host had no fd for them.
     no_fds: u64,
+    desk: Desk,
+    evidence: Directory,
     exit: Option<Exit>,
     left: Rc<Notify>,
 }
@@ -176,6 +186,7 @@ async fn serve<R: Rules + 'static>(
     tokio::task::spawn_local(sample(Rc::clone(&shell)));
     let mut ticks = tokio::time::interval(TICK_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut notifier = Notifier::new();
     let exit = loop {
         let event = tokio::select! {
             () = left.notified() => Event::Tick,
@@ -183,16 +194,22 @@ async fn serve<R: Rules + 'static>(
             _ = terminate.recv() => Event::Terminate,
             _ = interrupt.recv() => Event::Terminate,
             _ = hangup.recv() => {
+                notifier.reloading();
                 match reload() {
                     Ok(reloaded) => shell.borrow_mut().reload(&first, reloaded),
                     Err(error) => {
                         tracing::error!(%error, "the configuration is refused; the old one holds");
                     }
                 }
+                notifier.reloaded();
                 continue;
             }
         };
+        if matches!(event, Event::Terminate) {
+            notifier.stopping();
+        }
         shell.borrow_mut().on(event);
+        notifier.turn(|| shell.borrow().core.serves(), || shell.borrow().summary());
         if let Some(exit) = shell.borrow().exit {
             break exit;
         }
@@ -261,6 +278,8 @@ impl Shell {
                 log: EventLog::default(),
                 accepted_fds_max: fds_max - FDS_RESERVED.min(fds_max / 4),
                 no_fds: 0,
+                desk: Desk::default(),
+                evidence: Directory::from_environment(),
                 exit: None,
                 left: Rc::clone(left),
             })
@@ -325,6 +344,8 @@ impl Shell {
             }
             Reply::Status(_)
             | Reply::Event(_)
+            | Reply::Heap { .. }
+            | Reply::Threads { .. }
             | Reply::Moved(_)
             | Reply::Done
             | Reply::Refused { .. } => true,
@@ -382,6 +403,12 @@ impl Shell {
     ) {
         let Envelope { generation: claimed, body } = envelope;
         let socket = fds.pop();
+        if let FromWorker::Evidence { ticket, outcome } = body {
+            if claimed == channel {
+                self.desk.answered(channel, ticket, outcome, socket);
+            }
+            return;
+        }
         let role = self.processes.get(&channel).map(|process| process.role);
         // A socket from anybody else, under a ticket it guessed, would become a push's connection.
         if let FromWorker::Connected { ticket, outcome } = &body
@@ -418,6 +445,7 @@ impl Shell {
 
     pub fn reaped(&mut self, generation: Generation, death: std::io::Result<Option<Death>>) {
         self.processes.remove(&generation);
+        self.desk.forget(generation);
         let death = match death {
             Ok(Some(death)) => death,
             // Only a death makes a pidfd readable; how it came is lost if it cannot be read.
@@ -454,8 +482,43 @@ impl Shell {
         Ok(())
     }
 
+    /// One line for the service's keeper.
+    fn summary(&self) -> String {
+        let status = self.status();
+        let live = status.sessions.iter().filter(|session| session.state == "live").count();
+        let serving = status.workers.iter().filter(|w| w.state == "serving").count();
+        format!("{}: {live} live, {serving} processes serve", status.state)
+    }
+
+    /// Asks a worker for evidence. The answer comes through the receiver; none, if it dies.
+    pub fn ask_evidence(&mut self, of: Generation, kind: EvidenceKind) -> evidence::Awaited {
+        let (ticket, awaited) = self.desk.ask(of);
+        self.send(of, ToWorker::Evidence { ticket, kind }, Fds::None);
+        awaited
+    }
+
+    /// Generation and pid of the worker in a slot (`w0`).
+    pub fn worker_in(&self, slot: &str) -> Result<(Generation, i32), String> {
+        let status = self.core.status(self.started.elapsed());
+        let found = status.workers.iter().find(|worker| worker.slot == slot && worker.pid > 0);
+        let worker = found.ok_or_else(|| format!("no process in slot {slot}"))?;
+        Ok((Generation(worker.generation), worker.pid))
+    }
+
+    pub fn pid_of(&self, generation: Generation) -> Option<i32> {
+        self.processes.get(&generation).map(|process| process.pid)
+    }
+
+    fn save_evidence(&mut self, recycle: u64, generation: Generation) {
+        if let Some(shell) = self.myself.upgrade() {
+            let directory = self.evidence.clone();
+            tokio::task::spawn_local(evidence::save(shell, directory, recycle, generation));
+        }
+    }
+
     fn perform(&mut self, effect: Effect) {
         match effect {
+            Effect::SaveEvidence { recycle, generation } => self.save_evidence(recycle, generation),
             Effect::Spawn { slot: _, role, generation } => {
                 self.spawns.push_back((role, generation));
             }
@@ -597,6 +660,7 @@ fn session_of(body: &ToWorker) -> Option<SessionId> {
         | ToWorker::Drain
         | ToWorker::Purge
         | ToWorker::Chaos(_)
-        | ToWorker::Connect { .. } => None,
+        | ToWorker::Connect { .. }
+        | ToWorker::Evidence { .. } => None,
     }
 }

@@ -83,7 +83,12 @@ pub fn run(directory: &Path, moving: &Moving, chance: &mut Chance) -> Result<Mov
                     moved.moves.push(done);
                 }
                 Reply::Moved(_) | Reply::Refused { .. } => moved.refused += 1,
-                other @ (Reply::Status(_) | Reply::Event(_) | Reply::Recycled(_) | Reply::Done) => {
+                other @ (Reply::Status(_)
+                | Reply::Event(_)
+                | Reply::Recycled(_)
+                | Reply::Heap { .. }
+                | Reply::Threads { .. }
+                | Reply::Done) => {
                     bail!("a move was answered by {other:?}")
                 }
             }

@@ -291,6 +291,8 @@ fn ask(socket: &Path) -> Result<Status> {
         other @ (Reply::Event(_)
         | Reply::Recycled(_)
         | Reply::Moved(_)
+        | Reply::Heap { .. }
+        | Reply::Threads { .. }
         | Reply::Done
         | Reply::Refused { .. }) => bail!("the status request was answered by {other:?}"),
     }

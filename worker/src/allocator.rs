@@ -11,9 +11,10 @@ use tikv_jemallocator::Jemalloc;
 #[global_allocator]
 static GLOBAL: Jemalloc = Jemalloc;
 
-/// Read by jemalloc before `main`. Profiling is built in and off until it is switched on.
+/// Read by jemalloc before `main`. Profiling is active from the start, for what was
+/// allocated while it was off never appears in a profile.
 const CONF: &CStr =
-    c"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,thp:never,prof:true,prof_active:false";
+    c"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,thp:never,prof:true,prof_active:true";
 
 /// A pointer to the configuration, as jemalloc's symbol wants it.
 #[repr(transparent)]
@@ -27,6 +28,9 @@ pub static MALLOC_CONF: Configuration = Configuration(CONF.as_ptr());
 
 /// Asks for all arenas at once (`MALLCTL_ARENAS_ALL`).
 const PURGE_ALL: &CStr = c"arena.4096.purge";
+
+/// What a report of many arenas comes to.
+const REPORT_BYTES_USUAL: usize = 512 * 1024;
 
 /// What the allocator knows of itself, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +74,29 @@ pub fn purge() -> Result<(), AllocatorError> {
         )
     };
     answer(PURGE_ALL, code)
+}
+
+/// jemalloc's own report on everything, for people (`malloc_stats_print`).
+pub fn report() -> String {
+    unsafe extern "C" fn append(text: *mut c_void, piece: *const std::ffi::c_char) {
+        // SAFETY: `text` is the String below, which nobody else touches during the call; `piece`
+        // is a NUL-terminated string of jemalloc's.
+        let (text, piece) = unsafe { (&mut *text.cast::<String>(), CStr::from_ptr(piece)) };
+        text.push_str(&piece.to_string_lossy());
+    }
+    // jemalloc holds no lock of its own while it writes, so that the text may grow; with room for
+    // all of it, it seldom has to.
+    let mut text = String::with_capacity(REPORT_BYTES_USUAL);
+    // SAFETY: `append` fits the type of a write callback and gets the String as its argument; no
+    // options are given.
+    unsafe {
+        tikv_jemalloc_sys::malloc_stats_print(
+            Some(append),
+            (&raw mut text).cast::<c_void>(),
+            std::ptr::null(),
+        );
+    }
+    text
 }
 
 /// Statistics are a snapshot that is renewed by writing to the epoch.

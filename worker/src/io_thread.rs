@@ -6,6 +6,7 @@
 use crate::bell::{Bell, CONTROL};
 use crate::chaos::Chaos;
 use crate::control::{Control, Told};
+use crate::evidence::Evidence;
 use crate::leftovers::Leftovers;
 use crate::output::push::Writability;
 use crate::purge::Purger;
@@ -69,6 +70,7 @@ pub struct IoThread {
     purger: Purger,
     /// A leak that was ordered.
     chaos: Option<Chaos>,
+    evidence: Evidence,
 }
 
 impl IoThread {
@@ -93,6 +95,7 @@ impl IoThread {
             leftovers: Leftovers::default(),
             purger,
             chaos: None,
+            evidence: Evidence::default(),
         })
     }
 
@@ -142,6 +145,7 @@ impl IoThread {
             if self.purger.take_purged() {
                 self.outbox.push((FromWorker::Purged, Vec::new()));
             }
+            self.evidence.take_found(&mut self.outbox);
             self.tick_when_due(now);
             self.send_outbox();
             if self.stage == Stage::Draining && self.is_empty() {
@@ -240,6 +244,7 @@ impl IoThread {
                     s.advance(now, outbox);
                 });
             }
+            ToWorker::Evidence { ticket, kind } => self.evidence.look(ticket, kind, &self.bell),
             ToWorker::Drain => self.stage = Stage::Draining,
             ToWorker::Purge => self.purger.ask(),
             ToWorker::Chaos(plan) => match Chaos::start(plan) {

@@ -5,6 +5,7 @@ pub mod bell;
 pub mod chaos;
 pub mod control;
 pub mod dialer;
+pub mod evidence;
 pub mod io_thread;
 pub mod ladder;
 pub mod leftovers;

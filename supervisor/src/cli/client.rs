@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tasuki_shared::config::client_sockets;
 use tasuki_shared::exit::Exit;
-use tasuki_shared::limits::{STATUS_REPLY_BYTES_MAX, STATUS_REPLY_DEADLINE};
+use tasuki_shared::limits::{
+    EVIDENCE_REPLY_DEADLINE, STATUS_REPLY_BYTES_MAX, STATUS_REPLY_DEADLINE,
+};
 use tasuki_shared::status::{Reply, Request};
 
 /// Which socket to talk to.
@@ -72,6 +74,8 @@ pub(super) struct Answer {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Patience {
     Bounded,
+    /// The server has to ask a worker first.
+    Evidence,
     /// Until the server leaves.
     Endless,
 }
@@ -88,8 +92,17 @@ impl Client {
 
     /// Sends a request and waits for its first reply; a refusal is an error.
     pub(super) fn ask(&mut self, request: &Request) -> Result<Answer, ClientError> {
+        self.ask_patiently(request, Patience::Bounded)
+    }
+
+    /// The same, for what takes a worker's time.
+    pub(super) fn ask_patiently(
+        &mut self,
+        request: &Request,
+        patience: Patience,
+    ) -> Result<Answer, ClientError> {
         let sent = self.send(request);
-        match self.next(Patience::Bounded) {
+        match self.next(patience) {
             Ok(Some(answer)) => Ok(answer),
             // A server that is full says so without waiting for the request.
             Err(refused @ ClientError::Refused { .. }) => Err(refused),
@@ -108,6 +121,7 @@ impl Client {
     pub(super) fn next(&mut self, patience: Patience) -> Result<Option<Answer>, ClientError> {
         let timeout: Option<Duration> = match patience {
             Patience::Bounded => Some(STATUS_REPLY_DEADLINE),
+            Patience::Evidence => Some(EVIDENCE_REPLY_DEADLINE),
             Patience::Endless => None,
         };
         self.stream.get_ref().set_recv_timeout(timeout).map_err(|error| self.io(error))?;
@@ -128,6 +142,8 @@ impl Client {
                 | Reply::Event(_)
                 | Reply::Recycled(_)
                 | Reply::Moved(_)
+                | Reply::Heap { .. }
+                | Reply::Threads { .. }
                 | Reply::Done),
             ) => Ok(Some(Answer { reply, line })),
             Err(error) => Err(self.protocol(&error.to_string())),

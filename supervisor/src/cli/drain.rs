@@ -22,6 +22,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         }
         Reply::Status(_)
         | Reply::Event(_)
+        | Reply::Heap { .. }
+        | Reply::Threads { .. }
         | Reply::Recycled(_)
         | Reply::Moved(_)
         | Reply::Refused { .. } => Err(client.unexpected().into()),

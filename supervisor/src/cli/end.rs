@@ -26,6 +26,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         | Reply::Event(_)
         | Reply::Recycled(_)
         | Reply::Moved(_)
+        | Reply::Heap { .. }
+        | Reply::Threads { .. }
         | Reply::Refused { .. } => Err(client.unexpected().into()),
     }
 }

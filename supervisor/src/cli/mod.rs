@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod drain;
 mod end;
+mod evidence;
 mod human;
 mod relocate;
 mod rotate;
@@ -58,6 +59,10 @@ enum Command {
     Move(relocate::Arguments),
     /// Take nothing new and leave when the last session has ended
     Drain(drain::Arguments),
+    /// Save a pprof heap profile of a live worker
+    Heap(evidence::HeapArguments),
+    /// Show what each thread of a worker does
+    Threads(evidence::ThreadsArguments),
 }
 
 /// Why a command failed.
@@ -129,6 +134,8 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>, serve: Serve) -> Exit
         Command::Rotate(arguments) => rotate::run(&arguments),
         Command::Move(arguments) => relocate::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
+        Command::Heap(arguments) => evidence::heap(&arguments),
+        Command::Threads(arguments) => evidence::threads(&arguments),
     };
     match outcome {
         Ok(exit) => exit,

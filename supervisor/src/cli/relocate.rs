@@ -32,6 +32,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         }
         Reply::Status(_)
         | Reply::Event(_)
+        | Reply::Heap { .. }
+        | Reply::Threads { .. }
         | Reply::Recycled(_)
         | Reply::Done
         | Reply::Refused { .. } => Err(client.unexpected().into()),

@@ -39,7 +39,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
                 out.flush()?;
             }
             Reply::Done => return Ok(exit),
-            Reply::Status(_) | Reply::Event(_) | Reply::Moved(_) | Reply::Refused { .. } => {
+            Reply::Status(_)
+            | Reply::Event(_)
+            | Reply::Heap { .. }
+            | Reply::Threads { .. }
+            | Reply::Moved(_)
+            | Reply::Refused { .. } => {
                 return Err(client.unexpected().into());
             }
         }

@@ -27,6 +27,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
             Reply::Status(_)
             | Reply::Recycled(_)
             | Reply::Moved(_)
+            | Reply::Heap { .. }
+            | Reply::Threads { .. }
             | Reply::Done
             | Reply::Refused { .. } => {
                 return Err(client.unexpected().into());

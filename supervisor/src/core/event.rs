@@ -85,6 +85,13 @@ pub enum Event {
     EndSession {
         session: SessionId,
     },
+    /// The answer to `Effect::SaveEvidence`, always and within `EVIDENCE_DEADLINE`. What could be had
+    /// lies in the directory; without a directory nothing was saved.
+    EvidenceSaved {
+        recycle: u64,
+        generation: Generation,
+        path: Option<String>,
+    },
     /// SIGTERM or SIGINT. The second one means at once.
     Terminate,
 }
@@ -159,6 +166,11 @@ pub enum Effect {
         reply: Box<Reply>,
     },
     StopListening,
+    /// Save what can be learnt of a worker before it is recycled. `Event::EvidenceSaved` follows.
+    SaveEvidence {
+        recycle: u64,
+        generation: Generation,
+    },
     /// For the log and for those who watch.
     Announce(Announcement),
     /// Everything is over.

@@ -18,12 +18,14 @@
 //! | [`dial`] | connections that pushes ask for |
 //! | [`memory`] | which worker has grown too much |
 //! | [`drain`] | leaving |
+//! | [`evidence`] | what is kept of a worker that leaves |
 //! | [`report`] | what the status socket says |
 
 pub mod admission;
 pub mod dial;
 pub mod drain;
 pub mod event;
+pub mod evidence;
 pub mod handoff;
 pub mod lease;
 pub mod memory;
@@ -180,6 +182,9 @@ impl<R: Rules> Core<R> {
                 self.move_session(now, ticket, session, haste);
             }
             Event::Drain => self.drain(now),
+            Event::EvidenceSaved { recycle, generation, path } => {
+                self.evidence_saved(recycle, generation, path);
+            }
             Event::Terminate => self.terminate(now),
         }
         self.after(now)
@@ -199,6 +204,10 @@ impl<R: Rules> Core<R> {
 
     pub fn has_session(&self, session: SessionId) -> bool {
         self.sessions.contains_key(&session)
+    }
+
+    pub fn serves(&self) -> bool {
+        self.serving() > 0
     }
 
     fn tick(&mut self, now: Duration) {
@@ -245,6 +254,8 @@ impl<R: Rules> Core<R> {
             FromWorker::Connected { ticket, outcome } => {
                 self.connected(now, channel, ticket, outcome);
             }
+            // The shell takes these; none of them concerns a decision.
+            FromWorker::Evidence { .. } => self.ignored_frames += 1,
         }
     }
 

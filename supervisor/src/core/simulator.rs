@@ -282,7 +282,10 @@ impl World {
             }
             Effect::ReadOwner { session } => self.read_owner(session),
             Effect::Reply { ticket, reply } => self.replied(ticket, &reply, context),
-            Effect::DropPush { .. } | Effect::DropBell { .. } | Effect::StopListening => {}
+            Effect::DropPush { .. }
+            | Effect::DropBell { .. }
+            | Effect::StopListening
+            | Effect::SaveEvidence { .. } => {}
             Effect::Announce(announcement) => self.count(&announcement),
         }
     }
@@ -324,6 +327,7 @@ impl World {
             ToWorker::End { reason: EndReason::TakenOver, .. } => self.seen.taken_over += 1,
             ToWorker::Verdict { .. }
             | ToWorker::Hello { .. }
+            | ToWorker::Evidence { .. }
             | ToWorker::Dialed { .. }
             | ToWorker::End { .. } => {}
             message @ (ToWorker::Prepare(_)

@@ -7,6 +7,7 @@
 
 use crate::core::event::Event;
 use crate::event_loop::SharedShell;
+use crate::io::evidence;
 use interprocess::local_socket::prelude::*;
 use interprocess::local_socket::tokio::{Listener, Stream};
 use interprocess::local_socket::traits::StreamCommon;
@@ -198,6 +199,14 @@ async fn converse(shell: SharedShell, stream: Stream) -> io::Result<()> {
             Ok(Request::Drain) => {
                 shell.borrow_mut().on(Event::Drain);
                 answer(&stream, &Reply::Done).await?;
+            }
+            Ok(Request::Heap { worker }) => {
+                let reply = evidence::heap_reply(&shell, worker).await;
+                answer(&stream, &reply).await?;
+            }
+            Ok(Request::Threads { worker }) => {
+                let reply = evidence::threads_reply(&shell, worker).await;
+                answer(&stream, &reply).await?;
             }
             Ok(Request::End { session }) => {
                 let reply = match shell.borrow_mut().end_session(&session) {

@@ -84,6 +84,7 @@ async fn serve(inherited: Inherited) -> Result<(), LineError> {
                 | ToWorker::Verdict { .. }
                 | ToWorker::Dialed { .. }
                 | ToWorker::End { .. }
+                | ToWorker::Evidence { .. }
                 | ToWorker::Purge
                 | ToWorker::Chaos(_) => {
                     tracing::warn!("a message for a worker came to the dialer");

@@ -73,6 +73,8 @@ pub(super) fn ask(client: &mut Client) -> Result<Box<Status>, ClientError> {
         Reply::Status(status) => Ok(status),
         Reply::Event(_)
         | Reply::Recycled(_)
+        | Reply::Heap { .. }
+        | Reply::Threads { .. }
         | Reply::Moved(_)
         | Reply::Done
         | Reply::Refused { .. } => Err(client.unexpected()),

@@ -281,7 +281,9 @@ impl World {
                 return;
             }
             Reply::Moved(_) | Reply::Done | Reply::Refused { .. } => {}
-            Reply::Status(_) | Reply::Event(_) => panic!("{context}: {reply:?}"),
+            Reply::Status(_) | Reply::Event(_) | Reply::Heap { .. } | Reply::Threads { .. } => {
+                panic!("{context}: {reply:?}")
+            }
         }
         self.tickets.remove(&ticket);
     }
