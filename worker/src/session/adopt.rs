@@ -93,8 +93,7 @@ pub fn adopt(
             let logs = live.plan.logs().len().saturating_sub(1);
             let pipeline = PipelineRecord::decode(record.section(Section::Pipeline), logs)
                 .map_err(MemoryError::from)?;
-            let pushes = record.section(Section::Pushes);
-            let stream = Stream::resume(live, live_fds, heads, pipeline, pushes, wake, now)
+            let stream = Stream::resume(live, live_fds, heads, pipeline, &record, wake, now)
                 .map_err(|error| AdoptError::Stream(error.to_string()))?;
             if !ingest.fits(&stream.logs.source) {
                 let why = "an unfinished message lies outside the source log";

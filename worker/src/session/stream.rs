@@ -13,6 +13,7 @@ use crate::leftovers::Leftover;
 use crate::media::timeline::{Timeline, Track};
 use crate::output::cursor::{Feed, LogName, Logs, PipelineState, StreamEnd};
 use crate::output::push::{Push, PushNews, Wrote};
+use crate::output::record::SeriesId;
 use crate::output::recording::Recording;
 use crate::pipeline::PipelineError;
 use crate::rtmp::amf;
@@ -23,6 +24,7 @@ use std::time::Instant;
 use tasuki_shared::clock;
 use tasuki_shared::id::{PushId, RungId, SessionId};
 use tasuki_shared::memory::MemoryError;
+use tasuki_shared::memory::commit::{Record, Section};
 use tasuki_shared::memory::log::{
     EntryKind, HEADER_BYTES_MAX, HeaderKind, LogHeads, LogWriter, Reservation,
 };
@@ -61,6 +63,8 @@ pub struct Stream {
     pub(super) tracks: Tracks,
     pub(super) transcode: Transcode,
     pub(super) recordings: Vec<Recording>,
+    /// Which files are this stream's.
+    series: SeriesId,
     pub(super) counts: report::Counts,
     /// When the last media message was complete.
     pub(super) last_media: Instant,
@@ -78,17 +82,19 @@ impl Stream {
     ) -> Result<Self, StreamError> {
         let heads = vec![LogHeads::empty(); plan.logs().len().saturating_sub(1)];
         let record = PipelineRecord { heads, ..PipelineRecord::default() };
-        Self::assemble(plan, fds, LogHeads::empty(), record, wake, now)
+        let mut stream = Self::assemble(plan, fds, LogHeads::empty(), record, wake, now)?;
+        stream.recordings = Recording::start_all(&stream.plan, stream.series);
+        Ok(stream)
     }
 
     /// Goes on with a stream that another owner had, where its record says that it stopped.
-    /// Origins are dialled anew; recordings begin a new file with the next keyframe.
+    /// Origins are dialled anew; recordings go on in their files.
     pub fn resume(
         live: LiveLease,
         mut fds: Vec<OwnedFd>,
         source: LogHeads,
         record: PipelineRecord,
-        pushes: &[u8],
+        committed: &Record,
         wake: &Wake,
         now: Instant,
     ) -> Result<Self, StreamError> {
@@ -105,6 +111,7 @@ impl Stream {
         let video = stream.logs.source.header(HeaderKind::Video, ids.video);
         let audio = stream.logs.source.header(HeaderKind::Audio, ids.audio);
         stream.tracks.restore(video.as_deref(), audio.as_deref());
+        let pushes = committed.section(Section::Pushes);
         if !pushes.is_empty() {
             let mut take = Take::new("pushes", pushes);
             for push in &mut stream.pushes {
@@ -112,9 +119,13 @@ impl Stream {
             }
             take.end()?;
         }
-        for recording in &mut stream.recordings {
-            recording.go_to_head(&stream.logs);
+        let recordings = committed.section(Section::Recordings);
+        if !recordings.is_empty() {
+            let mut take = Take::new("recordings", recordings);
+            stream.series = SeriesId(take.array()?);
+            take.end()?;
         }
+        stream.recordings = Recording::resume_all(&stream.plan, stream.series, wake);
         stream.set_feeds();
         Ok(stream)
     }
@@ -141,14 +152,14 @@ impl Stream {
         }
         let end = End::open();
         let transcode = Transcode::start(&plan, &source_fd, &logs, record, &end, wake)?;
-        let recordings = Recording::start_all(&plan);
         Ok(Self {
             plan,
             logs,
             pushes,
             tracks: Tracks::default(),
             transcode,
-            recordings,
+            recordings: Vec::new(),
+            series: SeriesId::new(),
             counts: report::Counts::default(),
             last_media: now,
             end,
@@ -242,7 +253,7 @@ impl Stream {
         }
     }
 
-    /// Composes what the pushes send next, feeds the recordings. True when the record must say
+    /// Composes what the pushes send next. True when the record must say
     /// something new of the pushes.
     pub fn compose(&mut self) -> bool {
         let end = self.output_end();
@@ -251,10 +262,16 @@ impl Stream {
         for push in &mut self.pushes {
             any |= push.compose(&self.logs, end);
         }
+        any
+    }
+
+    /// Feeds the recordings with what is committed: what is not does not exist for a successor,
+    /// who would make it again.
+    pub fn feed_recordings(&mut self) {
+        let end = self.output_end();
         for recording in &mut self.recordings {
             recording.feed(&self.logs, end);
         }
-        any
     }
 
     /// Writes what is composed and committed.
@@ -384,6 +401,10 @@ impl Stream {
         for push in &self.pushes {
             push.encode(into);
         }
+    }
+
+    pub fn encode_recordings(&self, into: &mut Vec<u8>) {
+        into.extend(self.series.0);
     }
 
     /// How far the pipeline is behind the publisher, in stream time.

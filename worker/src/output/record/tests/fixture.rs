@@ -5,6 +5,7 @@ use crate::media::config;
 use crate::media::nal::contains_idr;
 use crate::media::tag::{AudioKind, VideoKind, parse_audio, parse_video};
 use crate::media::timeline::{Timeline, Track};
+use crate::output::cursor::Place;
 use crate::output::retention::is_ours;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -98,6 +99,7 @@ impl Source {
             RecordItem::VideoHeader { .. } => wanted == Track::Video,
             RecordItem::AudioHeader { .. } => wanted == Track::Audio,
             RecordItem::Packet(packet) => packet.track == wanted,
+            RecordItem::FileEnd => false,
         };
         self.items.iter().filter(belongs).cloned().collect()
     }
@@ -117,7 +119,9 @@ impl Source {
 fn track(item: &RecordItem) -> Option<Track> {
     match item {
         RecordItem::Packet(packet) => Some(packet.track),
-        RecordItem::VideoHeader { .. } | RecordItem::AudioHeader { .. } => None,
+        RecordItem::VideoHeader { .. } | RecordItem::AudioHeader { .. } | RecordItem::FileEnd => {
+            None
+        }
     }
 }
 
@@ -181,6 +185,8 @@ fn packet(
         pts_ms: stamped.pts_ms,
         idr: crate::media::packet::IsIdr::Other,
         payload: payload.to_vec(),
+        at: Place::default(),
+        behind: Place::default(),
     }
 }
 
