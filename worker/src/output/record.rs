@@ -457,4 +457,4 @@ fn locked(report: &Mutex<RecordReport>) -> MutexGuard<'_, RecordReport> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -263,3 +263,6 @@ fn packet(
     let (dts_ms, pts_ms) = (entry.dts_ms, entry.pts_ms());
     Some(RecordPacket { track, dts_ms, pts_ms, idr, payload, at, behind })
 }
+
+#[cfg(test)]
+mod tests;

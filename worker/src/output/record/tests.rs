@@ -1,7 +1,7 @@
 //! The packets are real: encoded by the distribution's ffmpeg at test time, with B-frames and
 //! audio, and what is recorded is decoded by it again. Frames are compared by their pictures.
 
-mod fixture;
+pub(crate) mod fixture;
 
 use super::disk::{Disk, DiskFile, lock};
 use super::repair::{RepairError, repair};
