@@ -122,6 +122,12 @@ pub const RECORD_FRAGMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const RECORD_FRAGMENT_SAMPLES_MAX: usize = 4096;
 /// Audio without a video header for this long is recorded alone.
 pub const RECORD_AUDIO_ONLY_WAIT_MS: i64 = 2_000;
+/// How long a recording's new owner waits until the old one has let go of the file.
+pub const RECORD_HANDOVER_WAIT: Duration = Duration::from_secs(5);
+/// How often it looks meanwhile.
+pub const RECORD_HANDOVER_LOOK: Duration = Duration::from_millis(10);
+/// Newest files of a rendition that a new owner looks at for the one to go on with.
+pub const RECORD_RESUME_FILES_MAX: usize = 16;
 /// Files of a recording directory that one round of retention looks at.
 pub const RETENTION_FILES_MAX: usize = 65_536;
 

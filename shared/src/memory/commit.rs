@@ -31,11 +31,19 @@ pub enum Section {
     Pipeline,
     /// Cursor, batch in flight and what was heard of the origin, of every push.
     Pushes,
+    /// Which files are this stream's recordings.
+    Recordings,
 }
 
 impl Section {
-    pub const ALL: [Self; 5] =
-        [Self::Ingest, Self::Publish, Self::Timeline, Self::Pipeline, Self::Pushes];
+    pub const ALL: [Self; 6] = [
+        Self::Ingest,
+        Self::Publish,
+        Self::Timeline,
+        Self::Pipeline,
+        Self::Pushes,
+        Self::Recordings,
+    ];
     const COUNT: usize = Self::ALL.len();
 
     /// Most bytes this section may have.
@@ -47,6 +55,7 @@ impl Section {
             Self::Timeline => 512,
             Self::Pipeline => 1024,
             Self::Pushes => 24 * 1024,
+            Self::Recordings => 64,
         }
     }
 
@@ -67,7 +76,7 @@ impl Section {
 
 const HEADER_BYTES: usize = 64;
 const _: () = assert!(
-    Section::Pushes.offset() + Section::Pushes.bytes_max() <= COMMIT_SLOT_BYTES,
+    Section::Recordings.offset() + Section::Recordings.bytes_max() <= COMMIT_SLOT_BYTES,
     "the sections fit a slot"
 );
 const _: () = assert!(20 + Section::COUNT * 6 + 4 <= HEADER_BYTES, "the header fits");

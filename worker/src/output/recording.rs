@@ -1,15 +1,16 @@
 //! Recording of one rendition: a cursor over the logs on one side, the recorder's thread on the
 //! other. The stream never waits for the disk.
 
-use super::cursor::{Cursor, Feed, LogName, Logs, Next, StreamEnd};
+use super::cursor::{Cursor, Feed, LogName, Logs, Next, Place, StreamEnd};
 use super::record::{
-    Offered, RecordConfig, RecordHandle, RecordItem, RecordPacket, RecordState, RecordThread,
+    Beginning, Offered, RecordConfig, RecordHandle, RecordItem, RecordPacket, RecordState,
+    RecordThread, SeriesId,
 };
 use crate::leftovers::Leftover;
 use crate::media::packet::IsIdr;
 use crate::media::tag::{self, AudioKind, VideoKind};
 use crate::media::timeline::Track;
-use crate::session::stream::feed_of;
+use crate::session::stream::{Wake, feed_of};
 use tasuki_shared::id::{PublicName, RungId};
 use tasuki_shared::memory::log::{Entry, EntryKind, HeaderKind};
 use tasuki_shared::message::Notice;
@@ -24,13 +25,38 @@ pub struct Recording {
     rung: RungId,
     cursor: Cursor,
     handle: Result<RecordHandle, String>,
+    begun: Begun,
     told: RecordState,
+}
+
+/// Is the place known where it begins?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    /// Its thread still looks for the file of the last owner; packets wait in their logs.
+    Not,
+    Yes,
+}
+
+/// Whose files they are.
+enum Owner {
+    First,
+    Next(Wake),
 }
 
 impl Recording {
     /// One recording for each rung of the plan that is to be recorded.
     #[must_use]
-    pub fn start_all(plan: &Plan) -> Vec<Self> {
+    pub fn start_all(plan: &Plan, series: SeriesId) -> Vec<Self> {
+        Self::all(plan, series, &Owner::First)
+    }
+
+    /// Goes on with those of another owner, in the same files.
+    #[must_use]
+    pub fn resume_all(plan: &Plan, series: SeriesId, wake: &Wake) -> Vec<Self> {
+        Self::all(plan, series, &Owner::Next(Wake::clone(wake)))
+    }
+
+    fn all(plan: &Plan, series: SeriesId, owner: &Owner) -> Vec<Self> {
         let Some(record) = &plan.record else { return Vec::new() };
         let mut found = Vec::with_capacity(record.rungs.len());
         for &rung in &record.rungs {
@@ -44,10 +70,15 @@ impl Recording {
                 keep_ms: record.keep_ms,
                 keep_bytes: record.keep_bytes,
                 reserve_bytes: record.reserve_bytes,
+                series,
             };
-            let handle = RecordThread::spawn(config).map_err(|error| error.to_string());
+            let handle = match owner {
+                Owner::First => RecordThread::spawn(config),
+                Owner::Next(wake) => RecordThread::resume(config, Wake::clone(wake)),
+            };
+            let handle = handle.map_err(|error| error.to_string());
             let cursor = Cursor::new(feed_of(plan, rung, None));
-            found.push(Self { rung, cursor, handle, told: RecordState::Idle });
+            found.push(Self { rung, cursor, handle, begun: Begun::Not, told: RecordState::Idle });
         }
         found
     }
@@ -62,45 +93,82 @@ impl Recording {
         self.cursor.feed_from(feed);
     }
 
-    /// Begins with the next keyframe: what came before is in a file of the last owner.
-    pub fn go_to_head(&mut self, logs: &Logs) {
-        self.cursor.go_to_head(logs);
-    }
-
     /// Everything there is was handed over, or never will be.
     #[must_use]
     pub fn is_fed(&self, logs: &Logs) -> bool {
-        self.handle.is_err() || self.cursor.is_at_end(logs)
+        self.handle.is_err() || (self.begun == Begun::Yes && self.cursor.is_at_end(logs))
+    }
+
+    /// Lets go of the file for another owner: what was handed over is written, then the lock is
+    /// dropped. Nothing more is taken, and nothing is told of an end.
+    pub fn release(&mut self) -> Option<Leftover> {
+        self.close("a recording is let go")
     }
 
     /// Closes the recording; what is left to do is to wait until it is on disk.
     pub fn finish(&mut self) -> Option<Leftover> {
+        self.close("recorded")
+    }
+
+    fn close(&mut self, said: &'static str) -> Option<Leftover> {
         let over = Err("the recording is complete".to_owned());
         let handle = std::mem::replace(&mut self.handle, over).ok()?;
         self.told = RecordState::Recording;
         Some(Box::new(move || {
             let report = handle.finish();
-            tracing::info!(path = %report.path.display(), bytes = report.bytes, "recorded");
+            tracing::info!(path = %report.path.display(), bytes = report.bytes, "{said}");
         }))
     }
 
-    /// Hands over what the logs have.
+    /// Hands over what the logs have, all of it committed: what a successor would do again must
+    /// not be in a file already. While the disk is slow it stays in the logs.
     pub fn feed(&mut self, logs: &Logs, end: StreamEnd) {
+        self.begin(logs);
         let Ok(handle) = &mut self.handle else { return };
+        if self.begun == Begun::Not {
+            return;
+        }
         for _ in 0..FEED_ROUNDS_MAX {
+            if !handle.has_room() {
+                return;
+            }
+            let at = self.cursor.place();
             let Some(next) = self.cursor.next(logs, end) else { return };
             let item = match next {
                 Next::Header { log, id, kind, .. } => logs
                     .get(log)
                     .and_then(|log| log.header(kind, id))
                     .and_then(|b| header(kind, &b)),
-                Next::Packet { log, entry } => packet(logs, log, &entry),
+                Next::Packet { log, entry } => {
+                    packet(logs, log, &entry, at, self.cursor.place()).map(RecordItem::Packet)
+                }
             };
             let Some(item) = item else { continue };
             match handle.offer(item) {
                 Offered::Taken | Offered::QueueFull => {}
                 Offered::Stopped => return,
             }
+        }
+    }
+
+    /// Takes the place that the file of the last owner says.
+    fn begin(&mut self, logs: &Logs) {
+        let Ok(handle) = &mut self.handle else { return };
+        let (Begun::Not, Some(beginning)) = (self.begun, handle.beginning()) else { return };
+        self.begun = Begun::Yes;
+        match beginning.clone() {
+            Beginning::Fresh => {}
+            Beginning::GoesOn(place) if place.feed == self.cursor.feed() && place.is_held(logs) => {
+                self.cursor = Cursor::at(place);
+                self.told = RecordState::Recording;
+            }
+            // What would come next is gone, or is another rendition.
+            Beginning::GoesOn(_) => {
+                handle.offer(RecordItem::FileEnd);
+                self.cursor.go_to_head(logs);
+                tracing::warn!("a recording's next packets are gone; a new file begins");
+            }
+            Beginning::Anew => self.cursor.go_to_head(logs),
         }
     }
 
@@ -166,7 +234,13 @@ fn header(kind: HeaderKind, body: &[u8]) -> Option<RecordItem> {
     }
 }
 
-fn packet(logs: &Logs, log: LogName, entry: &Entry) -> Option<RecordItem> {
+fn packet(
+    logs: &Logs,
+    log: LogName,
+    entry: &Entry,
+    at: Place,
+    behind: Place,
+) -> Option<RecordPacket> {
     let body = logs.get(log)?.bytes(entry.position, entry.length);
     let (track, payload) = match entry.kind {
         EntryKind::VideoIdr | EntryKind::VideoInter | EntryKind::VideoDisposable => {
@@ -187,5 +261,8 @@ fn packet(logs: &Logs, log: LogName, entry: &Entry) -> Option<RecordItem> {
     };
     let idr = if entry.kind == EntryKind::VideoIdr { IsIdr::Idr } else { IsIdr::Other };
     let (dts_ms, pts_ms) = (entry.dts_ms, entry.pts_ms());
-    Some(RecordItem::Packet(RecordPacket { track, dts_ms, pts_ms, idr, payload }))
+    Some(RecordPacket { track, dts_ms, pts_ms, idr, payload, at, behind })
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,8 +126,12 @@ pub(super) fn take(
             let logs = live.plan.logs().len().saturating_sub(1);
             let pipeline = PipelineRecord::decode(record.section(Section::Pipeline), logs)
                 .map_err(MemoryError::from)?;
-            let pushes = record.section(Section::Pushes);
-            let committed = Committed { source: heads, pipeline, pushes };
+            let committed = Committed {
+                source: heads,
+                pipeline,
+                pushes: record.section(Section::Pushes),
+                recordings: record.section(Section::Recordings),
+            };
             let stream = Stream::resume(live, live_fds, committed, warm, wake, now)
                 .map_err(|error| AdoptError::Stream(error.to_string()))?;
             if !ingest.fits(&stream.logs.source) {
@@ -144,6 +148,7 @@ pub(super) fn take(
                     source,
                     pipeline: record.section(Section::Pipeline).to_vec(),
                     pushes: record.section(Section::Pushes).to_vec(),
+                    recordings: record.section(Section::Recordings).to_vec(),
                 });
                 let ask = FromWorker::Authorize { session: lease.session, request };
                 outbox.push((ask, Vec::new()));
@@ -188,6 +193,7 @@ pub(super) struct Resumption {
     pub source: LogHeads,
     pub pipeline: Vec<u8>,
     pub pushes: Vec<u8>,
+    pub recordings: Vec<u8>,
 }
 
 impl Resumption {
@@ -199,11 +205,12 @@ impl Resumption {
         wake: &Wake,
         now: Instant,
     ) -> Result<Stream, StreamError> {
-        let Self { source, pipeline, pushes } = self;
+        let Self { source, pipeline, pushes, recordings } = self;
         let logs = plan.logs().len().saturating_sub(1);
         let record = PipelineRecord::decode(&pipeline, logs)?;
         let live = LiveLease { plan, connected: Vec::new() };
-        let committed = Committed { source, pipeline: record, pushes: &pushes };
+        let committed =
+            Committed { source, pipeline: record, pushes: &pushes, recordings: &recordings };
         Stream::resume(live, fds, committed, Warm::default(), wake, now)
     }
 }

@@ -50,6 +50,9 @@ impl Session {
                 any = true;
                 let encode = |into: &mut Vec<u8>| stream.encode_pushes(into);
                 staged = staged.and(self.commit.stage(Section::Pushes, encode));
+                // Fixed for the stream's life; staged with the first word of its outputs.
+                let encode = |into: &mut Vec<u8>| stream.encode_recordings(into);
+                staged = staged.and(self.commit.stage(Section::Recordings, encode));
             }
         }
         staged.expect("every section's encoding is bounded by its size");

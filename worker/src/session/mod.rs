@@ -255,6 +255,9 @@ impl Session {
         for _ in 0..WRITE_ROUNDS_MAX {
             self.compose();
             self.commit_changes();
+            if let Some(stream) = self.stream_mut() {
+                stream.feed_recordings();
+            }
             self.write_replies(now);
             if self.write_pushes(now, outbox) == Progress::Done {
                 break;

@@ -120,7 +120,7 @@ impl Session {
     #[must_use]
     pub fn into_leftover(mut self) -> Leftover {
         let recordings = match &mut self.phase {
-            Phase::Live(stream) => stream.finish_recordings(),
+            Phase::Live(stream) => stream.release_recordings(),
             Phase::Lobby
             | Phase::Authorizing { .. }
             | Phase::Draining { .. }

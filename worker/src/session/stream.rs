@@ -14,6 +14,7 @@ use crate::leftovers::Leftover;
 use crate::media::timeline::{Timeline, Track};
 use crate::output::cursor::{Feed, LogName, Logs, PipelineState, StreamEnd};
 use crate::output::push::{Connection, Push, PushNews, Wrote};
+use crate::output::record::SeriesId;
 use crate::output::recording::Recording;
 use crate::pipeline::PipelineError;
 use crate::rtmp::amf;
@@ -60,6 +61,7 @@ pub struct Committed<'a> {
     pub source: LogHeads,
     pub pipeline: PipelineRecord,
     pub pushes: &'a [u8],
+    pub recordings: &'a [u8],
 }
 
 /// What a preparation has of a stream before it is its owner's: its logs mapped, in the order of
@@ -78,6 +80,8 @@ pub struct Stream {
     pub(super) tracks: Tracks,
     pub(super) transcode: Transcode,
     pub(super) recordings: Vec<Recording>,
+    /// Which files are this stream's.
+    series: SeriesId,
     pub(super) counts: report::Counts,
     /// When the last media message was complete.
     pub(super) last_media: Instant,
@@ -95,11 +99,14 @@ impl Stream {
     ) -> Result<Self, StreamError> {
         let heads = vec![LogHeads::empty(); plan.logs().len().saturating_sub(1)];
         let record = PipelineRecord { heads, ..PipelineRecord::default() };
-        Self::assemble(plan, fds, LogHeads::empty(), record, Warm::default(), wake, now)
+        let warm = Warm::default();
+        let mut stream = Self::assemble(plan, fds, LogHeads::empty(), record, warm, wake, now)?;
+        stream.recordings = Recording::start_all(&stream.plan, stream.series);
+        Ok(stream)
     }
 
     /// Goes on with a stream that another owner had, where its record says that it stopped.
-    /// Origins' connections go on as well; recordings begin a new file with the next keyframe.
+    /// Origins' connections go on as well, and recordings go on in their files.
     pub fn resume(
         live: LiveLease,
         mut fds: Vec<OwnedFd>,
@@ -108,7 +115,7 @@ impl Stream {
         wake: &Wake,
         now: Instant,
     ) -> Result<Self, StreamError> {
-        let Committed { source, pipeline: record, pushes } = committed;
+        let Committed { source, pipeline: record, pushes, recordings } = committed;
         let LiveLease { plan, connected } = live;
         let memories = plan.logs().len() + plan.pushes.len();
         let (found, expected) = (fds.len(), memories + connected.len());
@@ -133,9 +140,12 @@ impl Stream {
             }
         }
         take.end()?;
-        for recording in &mut stream.recordings {
-            recording.go_to_head(&stream.logs);
+        if !recordings.is_empty() {
+            let mut take = Take::new("recordings", recordings);
+            stream.series = SeriesId(take.array()?);
+            take.end()?;
         }
+        stream.recordings = Recording::resume_all(&stream.plan, stream.series, wake);
         stream.set_feeds();
         Ok(stream)
     }
@@ -163,14 +173,14 @@ impl Stream {
             pushes.push(Push::new(PushId(id), push.clone(), feed, PushMemory::open(fd)?));
         }
         let (transcode, end) = Transcode::start(&plan, &source_fd, &logs, record, shadow, wake)?;
-        let recordings = Recording::start_all(&plan);
         Ok(Self {
             plan,
             logs,
             pushes,
             tracks: Tracks::default(),
             transcode,
-            recordings,
+            recordings: Vec::new(),
+            series: SeriesId::new(),
             counts: report::Counts::default(),
             last_media: now,
             end,
@@ -269,7 +279,7 @@ impl Stream {
         }
     }
 
-    /// Composes what the pushes send next, feeds the recordings. True when the record must say
+    /// Composes what the pushes send next. True when the record must say
     /// something new of the pushes.
     pub fn compose(&mut self) -> bool {
         let end = self.output_end();
@@ -278,10 +288,16 @@ impl Stream {
         for push in &mut self.pushes {
             any |= push.compose(&self.logs, end);
         }
+        any
+    }
+
+    /// Feeds the recordings with what is committed: what is not does not exist for a successor,
+    /// who would make it again.
+    pub fn feed_recordings(&mut self) {
+        let end = self.output_end();
         for recording in &mut self.recordings {
             recording.feed(&self.logs, end);
         }
-        any
     }
 
     /// Writes what is composed and committed.
@@ -387,6 +403,11 @@ impl Stream {
         self.recordings.iter_mut().filter_map(Recording::finish).collect()
     }
 
+    /// Lets go of the recordings' files for another owner.
+    pub fn release_recordings(&mut self) -> Vec<Leftover> {
+        self.recordings.iter_mut().filter_map(Recording::release).collect()
+    }
+
     /// Push connections that are over, to be taken out of epoll and closed.
     pub fn take_closed(&mut self) -> Vec<OwnedFd> {
         self.pushes.iter_mut().flat_map(Push::take_closed).collect()
@@ -411,6 +432,10 @@ impl Stream {
         for push in &self.pushes {
             push.encode(into);
         }
+    }
+
+    pub fn encode_recordings(&self, into: &mut Vec<u8>) {
+        into.extend(self.series.0);
     }
 
     /// How far the pipeline is behind the publisher, in stream time.

@@ -51,6 +51,11 @@ impl DiskFile for Flock<File> {
     }
 }
 
+/// Opens a file for a recorder that goes on with it; fails at once when another holds it.
+pub fn reopen(path: &Path) -> io::Result<Flock<File>> {
+    lock(OpenOptions::new().read(true).append(true).open(path)?)
+}
+
 /// Takes the lock that a recorder holds while it writes; fails at once when it is held.
 pub fn lock(file: File) -> io::Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())

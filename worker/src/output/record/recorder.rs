@@ -1,7 +1,10 @@
 //! The recorder itself: which packet goes into which file. Owned by the recording's thread.
 
 use super::disk::{Disk, DiskFile};
+use super::note::{FragmentNote, HeadNote};
 use super::repair::{RepairError, repair};
+use super::resume::{NotResumed, Patience, Resumed, of_rendition, resume};
+use super::utc::utc;
 use super::{
     RecordConfig, RecordItem, RecordPacket, RecordReport, RecordState, StopReason, locked,
 };
@@ -9,6 +12,7 @@ use crate::media::aac::{self, AacConfig};
 use crate::media::config::{self, VideoConfig};
 use crate::media::packet::{IsIdr, VideoCodec};
 use crate::media::timeline::Track;
+use crate::output::cursor::Place;
 use crate::output::retention::{self, Retention};
 use crate::package::fmp4::{
     AudioTiming, AudioTrack, Fragment, FragmentClock, Sample, Sync, VideoTrack, init_segment,
@@ -33,6 +37,13 @@ pub(super) struct Recorder<D: Disk> {
     /// When audio without video was first seen.
     audio_only_since_ms: Option<i64>,
     file: Option<OpenFile<D::File>>,
+    /// The file before, still locked: so a new owner finds one that is held until the next one
+    /// is there, or until this recorder is gone.
+    before: Option<D::File>,
+    /// Files of the series so far.
+    number: u64,
+    /// Behind the last packet that was handled.
+    place: Place,
     /// Reused for each fragment.
     buffer: Vec<u8>,
 }
@@ -84,22 +95,57 @@ impl<D: Disk> Recorder<D> {
             audio: None,
             audio_only_since_ms: None,
             file: None,
+            before: None,
+            number: 0,
+            place: Place::default(),
             buffer: Vec::new(),
         }
+    }
+
+    /// The file of another owner to go on with.
+    pub(super) fn find(&self, wait: impl FnMut() -> Patience) -> Result<Resumed, NotResumed> {
+        resume(&self.config.directory, &self.prefix(), self.config.series, wait)
+    }
+
+    /// Goes on in a file of another owner, with the headers that it was begun with.
+    pub(super) fn go_on(&mut self, resumed: Resumed<D::File>) -> Result<(), StopReason> {
+        let Resumed { path, file, bytes, fragments, cut_bytes, head, note } = resumed;
+        let HeadNote { series: _, number, video, audio, start: _ } = head;
+        let bad = |error: String| StopReason::Io { doing: "read the file's headers", error };
+        let video = match video {
+            Some((codec, bytes)) => {
+                let config = config::parse(codec, &bytes).map_err(|e| bad(e.to_string()))?;
+                Some(VideoHeader { codec, bytes, config })
+            }
+            None => None,
+        };
+        let audio = match audio {
+            Some(bytes) => {
+                let config = aac::parse_config(&bytes).map_err(|e| bad(e.to_string()))?;
+                Some(AudioHeader { bytes, config })
+            }
+            None => None,
+        };
+        self.file = Some(OpenFile::new(file, note.clock, video.is_some(), audio.as_ref(), bytes));
+        (self.video, self.audio) = (video, audio);
+        (self.number, self.place) = (number, note.place);
+        self.report.state = RecordState::Recording;
+        self.report.repaired += u64::from(cut_bytes > 0);
+        self.report.path = path;
+        (self.report.bytes, self.report.files, self.report.fragments) = (bytes, 1, fragments);
+        Ok(())
+    }
+
+    /// No file of another owner goes on; the reason is told.
+    pub(super) fn begins_anew(&mut self, reason: String) {
+        self.report.last_error = reason;
     }
 
     /// Repairs the newest file of the same rendition, which a dead process may have left torn.
     /// One without any fragment is removed.
     pub(super) fn repair_predecessor(&mut self) {
-        let prefix = self.prefix();
-        let Ok(files) = retention::list(&self.config.directory) else { return };
-        let named = |path: &PathBuf| {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            // What follows the prefix must be the time alone: `a_b` is no prefix of `a_b_c`.
-            name.strip_prefix(&prefix).is_some_and(|time| !time.contains('_'))
-        };
-        let newest = files.into_iter().map(|file| file.path).filter(named).max();
-        let Some(path) = newest else { return };
+        let files = of_rendition(&self.config.directory, &self.prefix());
+        let Some(path) = files.ok().and_then(|mut files| files.pop()) else { return };
         let repaired = match repair(&path) {
             Ok(report) if report.fragments == 0 => std::fs::remove_file(&path).map(|()| true),
             Ok(report) => Ok(report.cut_bytes > 0),
@@ -120,10 +166,16 @@ impl<D: Disk> Recorder<D> {
         let done = match item {
             RecordItem::VideoHeader { codec, config } => self.on_video_header(codec, config),
             RecordItem::AudioHeader { config } => self.on_audio_header(config),
-            RecordItem::Packet(packet) => match packet.track {
-                Track::Video => self.on_video(now_unix_ms, packet),
-                Track::Audio => self.on_audio(now_unix_ms, packet),
-            },
+            RecordItem::Packet(packet) => {
+                let behind = packet.behind;
+                let done = match packet.track {
+                    Track::Video => self.on_video(now_unix_ms, packet),
+                    Track::Audio => self.on_audio(now_unix_ms, packet),
+                };
+                self.place = behind;
+                done
+            }
+            RecordItem::FileEnd => self.close(None),
         };
         if let Err(reason) = done {
             self.stop(reason);
@@ -215,7 +267,7 @@ impl<D: Disk> Recorder<D> {
                 self.report.skipped_before_keyframe += 1;
                 return Ok(());
             }
-            self.open(now_unix_ms, dts_ms)?;
+            self.open(now_unix_ms, dts_ms, packet.at)?;
         } else if idr || self.holds_a_fragment(dts_ms, RECORD_FRAGMENT_MS) {
             self.flush(Some(dts_ms))?;
         }
@@ -243,7 +295,7 @@ impl<D: Disk> Recorder<D> {
                 self.report.skipped_before_keyframe += 1;
                 return Ok(());
             }
-            self.open(now_unix_ms, dts_ms)?;
+            self.open(now_unix_ms, dts_ms, packet.at)?;
             self.push(packet);
             return Ok(());
         };
@@ -287,7 +339,7 @@ impl<D: Disk> Recorder<D> {
         }
     }
 
-    fn open(&mut self, now_unix_ms: u64, origin_ms: i64) -> Result<(), StopReason> {
+    fn open(&mut self, now_unix_ms: u64, origin_ms: i64, place: Place) -> Result<(), StopReason> {
         let video = self.video.as_ref();
         let audio = self.audio.as_ref();
         let init = init_segment(
@@ -303,7 +355,7 @@ impl<D: Disk> Recorder<D> {
                 channels: audio.config.channels,
             }),
         );
-        let init = match init {
+        let mut init = match init {
             Ok(init) => init,
             Err(error) => {
                 // Not the disk's fault: wait for a header that a file can be made with.
@@ -312,31 +364,25 @@ impl<D: Disk> Recorder<D> {
                 return Ok(());
             }
         };
-        let timing = audio.map(|audio| AudioTiming {
-            sample_rate: audio.config.sample_rate,
-            frame_samples: audio.config.frame_samples,
-        });
-        let has_video = video.is_some();
+        let clock = FragmentClock::new(origin_ms);
+        let note = HeadNote {
+            series: self.config.series,
+            number: self.number + 1,
+            video: video.map(|video| (video.codec, video.bytes.clone())),
+            audio: audio.map(|audio| audio.bytes.clone()),
+            start: FragmentNote { clock, place },
+        };
+        note.encode(&mut init);
         let directory = &self.config.directory;
         self.disk.create_directory(directory).map_err(|e| stopped("create directory", &e))?;
         self.check_reserve()?;
         let (path, file) = self.create(now_unix_ms)?;
-        let mut file = OpenFile {
-            file,
-            clock: FragmentClock::new(origin_ms),
-            bytes: 0,
-            has_video,
-            audio: if timing.is_some() { FileAudio::Current } else { FileAudio::None },
-            // Without audio never used.
-            audio_timing: timing.unwrap_or(AudioTiming { sample_rate: 1, frame_samples: 1 }),
-            video_pending: Vec::new(),
-            audio_pending: Vec::new(),
-            pending_bytes: 0,
-            pending_since_ms: None,
-        };
+        let mut file = OpenFile::new(file, clock, video.is_some(), audio, 0);
         file.append(&init)?;
         self.report.bytes += file.bytes;
         self.report.files += 1;
+        self.number += 1;
+        self.before = None;
         self.report.state = RecordState::Recording;
         self.file = Some(file);
         self.retain(now_unix_ms, &path);
@@ -382,7 +428,8 @@ impl<D: Disk> Recorder<D> {
 
     fn close(&mut self, video_end_ms: Option<i64>) -> Result<(), StopReason> {
         self.flush(video_end_ms)?;
-        if self.file.take().is_some() {
+        if let Some(file) = self.file.take() {
+            self.before = Some(file.file);
             self.report.state = RecordState::Idle;
         }
         self.audio_only_since_ms = None;
@@ -396,7 +443,7 @@ impl<D: Disk> Recorder<D> {
             return Ok(());
         }
         self.buffer.clear();
-        file.package(video_end_ms, &mut self.buffer)?;
+        file.package(video_end_ms, self.place, &mut self.buffer)?;
         self.check_reserve()?;
         let Some(file) = &mut self.file else { return Ok(()) };
         file.append(&self.buffer)?;
@@ -406,7 +453,7 @@ impl<D: Disk> Recorder<D> {
     }
 
     fn stop(&mut self, reason: StopReason) {
-        self.file = None;
+        (self.file, self.before) = (None, None);
         self.report.last_error = reason.to_string();
         self.report.state = RecordState::Stopped { reason };
     }
@@ -417,7 +464,40 @@ impl<D: Disk> Recorder<D> {
 }
 
 impl<F: DiskFile> OpenFile<F> {
-    fn package(&mut self, video_end_ms: Option<i64>, out: &mut Vec<u8>) -> Result<(), StopReason> {
+    fn new(
+        file: F,
+        clock: FragmentClock,
+        has_video: bool,
+        audio: Option<&AudioHeader>,
+        bytes: u64,
+    ) -> Self {
+        let timing = audio.map(|audio| AudioTiming {
+            sample_rate: audio.config.sample_rate,
+            frame_samples: audio.config.frame_samples,
+        });
+        Self {
+            file,
+            clock,
+            bytes,
+            has_video,
+            audio: if timing.is_some() { FileAudio::Current } else { FileAudio::None },
+            // Without audio never used.
+            audio_timing: timing.unwrap_or(AudioTiming { sample_rate: 1, frame_samples: 1 }),
+            video_pending: Vec::new(),
+            audio_pending: Vec::new(),
+            pending_bytes: 0,
+            pending_since_ms: None,
+        }
+    }
+
+    /// A note of what is behind it, and the fragment.
+    fn package(
+        &mut self,
+        video_end_ms: Option<i64>,
+        behind: Place,
+        out: &mut Vec<u8>,
+    ) -> Result<(), StopReason> {
+        out.resize(FragmentNote::BOX_BYTES, 0);
         let video: Vec<_> = self.video_pending.iter().map(sample).collect();
         let audio: Vec<_> = self.audio_pending.iter().map(sample).collect();
         let fragment = Fragment {
@@ -430,6 +510,9 @@ impl<F: DiskFile> OpenFile<F> {
             doing: "package a fragment",
             error: error.to_string(),
         })?;
+        let mut note = Vec::with_capacity(FragmentNote::BOX_BYTES);
+        FragmentNote { clock: self.clock, place: behind }.encode(&mut note);
+        out[..FragmentNote::BOX_BYTES].copy_from_slice(&note);
         self.video_pending.clear();
         self.audio_pending.clear();
         self.pending_bytes = 0;
@@ -463,21 +546,4 @@ fn stopped(doing: &'static str, error: &io::Error) -> StopReason {
     } else {
         StopReason::Io { doing, error: error.to_string() }
     }
-}
-
-/// `yyyymmddThhmmssZ`, by the proleptic Gregorian calendar.
-pub(super) fn utc(unix_seconds: u64) -> String {
-    let (days, seconds) = (unix_seconds / 86_400, unix_seconds % 86_400);
-    // Years counted from March, so that a leap day is a year's last (400 years are 146097 days).
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
 }

@@ -1,11 +1,11 @@
 //! The packets are real: encoded by the distribution's ffmpeg at test time, with B-frames and
 //! audio, and what is recorded is decoded by it again. Frames are compared by their pictures.
 
-mod fixture;
+pub(crate) mod fixture;
 
 use super::disk::{Disk, DiskFile, lock};
-use super::recorder::utc;
 use super::repair::{RepairError, repair};
+use super::utc::utc;
 use super::*;
 use fixture::{Directory, Source, complaints, pictures, silent};
 use std::fs::File;
@@ -23,6 +23,7 @@ fn config(directory: &Directory) -> RecordConfig {
         keep_ms: 0,
         keep_bytes: 0,
         reserve_bytes: 0,
+        series: SeriesId([7; SeriesId::SIZE]),
     }
 }
 
@@ -325,7 +326,9 @@ fn a_stopped_recording_tells_the_stream_once_and_never_blocks_it() {
 }
 
 fn packet(track: Track, idr: IsIdr, bytes: usize) -> RecordItem {
-    RecordItem::Packet(RecordPacket { track, dts_ms: 0, pts_ms: 0, idr, payload: vec![0; bytes] })
+    let (at, behind) = (Place::default(), Place::default());
+    let payload = vec![0; bytes];
+    RecordItem::Packet(RecordPacket { track, dts_ms: 0, pts_ms: 0, idr, payload, at, behind })
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::media::config;
 use crate::media::nal::contains_idr;
 use crate::media::tag::{AudioKind, VideoKind, parse_audio, parse_video};
 use crate::media::timeline::{Timeline, Track};
+use crate::output::cursor::Place;
 use crate::output::retention::is_ours;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,12 +13,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A directory that goes with the test.
-pub(super) struct Directory {
-    pub(super) path: PathBuf,
+pub(crate) struct Directory {
+    pub(crate) path: PathBuf,
 }
 
 impl Directory {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNTER: AtomicUsize = AtomicUsize::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("tasuki-record-{}-{number}", std::process::id());
@@ -26,7 +27,7 @@ impl Directory {
         Self { path }
     }
 
-    pub(super) fn recordings(&self) -> Vec<PathBuf> {
+    pub(crate) fn recordings(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(&self.path).unwrap();
         let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
         paths.retain(|path| is_ours(path));
@@ -42,21 +43,21 @@ impl Drop for Directory {
 }
 
 /// A stream as a publisher would send it: headers first, then packets on a timeline.
-pub(super) struct Source {
-    pub(super) items: Vec<RecordItem>,
-    pub(super) pictures: Vec<String>,
-    pub(super) times_ms: Vec<i64>,
+pub(crate) struct Source {
+    pub(crate) items: Vec<RecordItem>,
+    pub(crate) pictures: Vec<String>,
+    pub(crate) times_ms: Vec<i64>,
 }
 
 impl Source {
     /// 160x90, 6 s at 25 frames per second, a keyframe every 50, B-frames, AAC.
-    pub(super) fn first() -> &'static Self {
+    pub(crate) fn first() -> &'static Self {
         static SOURCE: OnceLock<Source> = OnceLock::new();
         SOURCE.get_or_init(|| Self::made("160x90", "6"))
     }
 
     /// The same turned and shorter.
-    pub(super) fn second() -> &'static Self {
+    pub(crate) fn second() -> &'static Self {
         static SOURCE: OnceLock<Source> = OnceLock::new();
         SOURCE.get_or_init(|| Self::made("90x160", "2"))
     }
@@ -80,29 +81,30 @@ impl Source {
         Self { items, pictures: pictures(&path), times_ms: times_ms(&path) }
     }
 
-    pub(super) fn headers(&self) -> Vec<RecordItem> {
+    pub(crate) fn headers(&self) -> Vec<RecordItem> {
         self.items.iter().filter(|item| track(item).is_none()).cloned().collect()
     }
 
-    pub(super) fn packets(&self) -> impl Iterator<Item = &RecordItem> {
+    pub(crate) fn packets(&self) -> impl Iterator<Item = &RecordItem> {
         self.items.iter().filter(|item| track(item).is_some())
     }
 
-    pub(super) fn count(&self, wanted: Track) -> usize {
+    pub(crate) fn count(&self, wanted: Track) -> usize {
         self.packets().filter(|item| track(item) == Some(wanted)).count()
     }
 
     /// One track with its header.
-    pub(super) fn of(&self, wanted: Track) -> Vec<RecordItem> {
+    pub(crate) fn of(&self, wanted: Track) -> Vec<RecordItem> {
         let belongs = |item: &&RecordItem| match item {
             RecordItem::VideoHeader { .. } => wanted == Track::Video,
             RecordItem::AudioHeader { .. } => wanted == Track::Audio,
             RecordItem::Packet(packet) => packet.track == wanted,
+            RecordItem::FileEnd => false,
         };
         self.items.iter().filter(belongs).cloned().collect()
     }
 
-    pub(super) fn later(&self, by_ms: i64) -> Vec<RecordItem> {
+    pub(crate) fn later(&self, by_ms: i64) -> Vec<RecordItem> {
         let mut items = self.items.clone();
         for item in &mut items {
             if let RecordItem::Packet(packet) = item {
@@ -117,7 +119,9 @@ impl Source {
 fn track(item: &RecordItem) -> Option<Track> {
     match item {
         RecordItem::Packet(packet) => Some(packet.track),
-        RecordItem::VideoHeader { .. } | RecordItem::AudioHeader { .. } => None,
+        RecordItem::VideoHeader { .. } | RecordItem::AudioHeader { .. } | RecordItem::FileEnd => {
+            None
+        }
     }
 }
 
@@ -181,11 +185,13 @@ fn packet(
         pts_ms: stamped.pts_ms,
         idr: crate::media::packet::IsIdr::Other,
         payload: payload.to_vec(),
+        at: Place::default(),
+        behind: Place::default(),
     }
 }
 
 /// Decodes the whole file and returns what ffmpeg has to say.
-pub(super) fn complaints(path: &Path) -> String {
+pub(crate) fn complaints(path: &Path) -> String {
     let output = Command::new("ffmpeg")
         .args(["-v", "warning", "-threads", "1", "-i"])
         .arg(path)
@@ -197,12 +203,12 @@ pub(super) fn complaints(path: &Path) -> String {
     said
 }
 
-pub(super) fn silent(path: &Path) -> bool {
+pub(crate) fn silent(path: &Path) -> bool {
     complaints(path).is_empty()
 }
 
 /// Hashes of all decoded pictures, in order of presentation.
-pub(super) fn pictures(path: &Path) -> Vec<String> {
+pub(crate) fn pictures(path: &Path) -> Vec<String> {
     let args = ["-map", "0:v", "-fps_mode", "passthrough", "-f", "framemd5", "-"];
     let output = Command::new("ffmpeg")
         .args(["-v", "error", "-threads", "1", "-i"])
@@ -216,13 +222,13 @@ pub(super) fn pictures(path: &Path) -> Vec<String> {
 }
 
 /// Packets of the first video ("v") or audio ("a") track.
-pub(super) fn packets(path: &Path, track: &str) -> usize {
+pub(crate) fn packets(path: &Path, track: &str) -> usize {
     probed(path, track, "packet=size").lines().filter(|line| !line.is_empty()).count()
 }
 
 /// Presentation times of all pictures and, for the sync, of the first audio packet, from the
 /// first picture's decode time on.
-pub(super) fn times_ms(path: &Path) -> Vec<i64> {
+pub(crate) fn times_ms(path: &Path) -> Vec<i64> {
     let mut times = presentation_ms(path, "v");
     times.extend(presentation_ms(path, "a").first());
     let first = times[0];
@@ -230,12 +236,12 @@ pub(super) fn times_ms(path: &Path) -> Vec<i64> {
 }
 
 /// From the first audio packet to the last.
-pub(super) fn audio_span_ms(path: &Path) -> i64 {
+pub(crate) fn audio_span_ms(path: &Path) -> i64 {
     let times = presentation_ms(path, "a");
     times.last().unwrap() - times.first().unwrap()
 }
 
-pub(super) fn is_audio(item: &RecordItem) -> bool {
+pub(crate) fn is_audio(item: &RecordItem) -> bool {
     track(item) == Some(Track::Audio)
 }
 
@@ -254,4 +260,35 @@ fn probed(path: &Path, track: &str, entries: &str) -> String {
         .output()
         .unwrap();
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// All packets of the file as ffmpeg reads them: track, times and a hash of the payload, in the
+/// order of decoding within each track. Fails where decode times do not rise.
+pub(crate) fn packet_hashes(path: &Path) -> Result<Vec<String>, String> {
+    let output = Command::new("ffmpeg")
+        .args(["-v", "error", "-i"])
+        .arg(path)
+        .args(["-map", "0", "-c", "copy", "-f", "framemd5", "-"])
+        .output()
+        .unwrap();
+    if !output.status.success() || !output.stderr.is_empty() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut found: [Vec<String>; 2] = Default::default();
+    let mut last_dts = [i64::MIN; 2];
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let columns: Vec<&str> = line.split(',').map(str::trim).collect();
+        let [track, dts, pts, _duration, size, hash] = columns[..] else {
+            return Err(format!("not understood: {line}"));
+        };
+        let index: usize = track.parse().unwrap();
+        let number: i64 = dts.parse().unwrap();
+        if number <= last_dts[index] {
+            return Err(format!("track {track}: {number} after {}", last_dts[index]));
+        }
+        last_dts[index] = number;
+        found[index].push(format!("{track} {dts} {pts} {size} {hash}"));
+    }
+    Ok(found.concat())
 }
