@@ -50,7 +50,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
-use stream::Stream;
+use stream::{Composed, Stream};
 use tasuki_shared::id::{PushId, SessionId};
 use tasuki_shared::limits::{
     AUTHORIZE_DEADLINE, DRAINING_DEADLINE, LOBBY_DEADLINE, REPLY_RING_BYTES,
@@ -115,12 +115,14 @@ struct Changed {
 enum Dirty {
     #[default]
     No,
+    /// Goes along with the next flip and is no reason for one.
+    WithTheNext,
     Yes,
 }
 
 impl Dirty {
     fn take(&mut self) -> bool {
-        std::mem::take(self) == Self::Yes
+        std::mem::take(self) != Self::No
     }
 }
 
@@ -194,19 +196,19 @@ impl Session {
         (if reads { Readability::Wanted } else { Readability::Ignored }, Writability::of(writes))
     }
 
-    /// The push connections that are open, for the io thread to watch.
-    pub fn push_sockets(&self) -> impl Iterator<Item = (PushId, BorrowedFd<'_>, Writability)> {
-        self.stream()
-            .into_iter()
-            .flat_map(|stream| &stream.pushes)
-            .filter_map(|push| push.socket().map(|(socket, writes)| (push.id(), socket, writes)))
+    /// Every push with its connection, if it has one, for the io thread to watch.
+    pub fn push_sockets(
+        &self,
+    ) -> impl Iterator<Item = (PushId, Option<(BorrowedFd<'_>, Writability)>)> {
+        let pushes = self.stream().map_or(&[][..], |stream| &stream.pushes);
+        pushes.iter().map(|push| (push.id(), push.socket()))
     }
 
     /// Push connections that are over, to be taken out of epoll and closed.
     pub fn take_closed(&mut self) -> Vec<OwnedFd> {
         let mut closed = std::mem::take(&mut self.closed);
         if let Some(stream) = self.stream_mut() {
-            closed.extend(stream.take_closed());
+            stream.take_closed(&mut closed);
         }
         closed
     }
@@ -215,7 +217,7 @@ impl Session {
     pub fn take_leftovers(&mut self) -> Vec<Leftover> {
         let mut found = std::mem::take(&mut self.leftovers);
         if let Some(stream) = self.stream_mut() {
-            found.extend(stream.take_leftovers());
+            stream.take_leftovers(&mut found);
         }
         found
     }
@@ -240,9 +242,12 @@ impl Session {
     pub fn advance(&mut self, now: Instant, outbox: &mut Outbox) {
         self.memory.set_activity(Activity::Processing);
         self.take_pipeline(outbox);
-        for _ in 0..WRITE_ROUNDS_MAX {
-            self.compose();
+        for round in 0..WRITE_ROUNDS_MAX {
+            let composed = self.compose();
             self.commit_changes();
+            if round > 0 && composed != Composed::Changed {
+                break;
+            }
             self.write_replies(now);
             if self.write_pushes(now, outbox) == Progress::Done {
                 break;
@@ -413,11 +418,17 @@ impl Session {
         self.changed.ingest = Dirty::Yes;
     }
 
-    fn compose(&mut self) {
-        let Some(stream) = self.stream_mut() else { return };
-        if stream.compose() {
-            self.changed.pushes = Dirty::Yes;
+    fn compose(&mut self) -> Composed {
+        let Some(stream) = self.stream_mut() else { return Composed::Nothing };
+        let composed = stream.compose();
+        match composed {
+            Composed::Nothing => {}
+            // A batch in the record that the kernel has whole says the same as none.
+            Composed::Emptied if self.changed.pushes == Dirty::Yes => {}
+            Composed::Emptied => self.changed.pushes = Dirty::WithTheNext,
+            Composed::Changed => self.changed.pushes = Dirty::Yes,
         }
+        composed
     }
 
     fn write_pushes(&mut self, now: Instant, outbox: &mut Outbox) -> Progress {
@@ -437,8 +448,8 @@ impl Session {
                 };
                 if (stream.is_drained() && parted) || now > *deadline {
                     stream.abandon(self.id, outbox);
-                    self.closed = stream.take_closed();
-                    self.leftovers = stream.take_leftovers();
+                    stream.take_closed(&mut self.closed);
+                    stream.take_leftovers(&mut self.leftovers);
                     self.leftovers.extend(stream.finish_recordings());
                     let reason = reason.clone();
                     self.end(reason, outbox);
