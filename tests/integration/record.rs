@@ -7,6 +7,7 @@ use nix::unistd::Pid;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use tasuki_shared::status::SessionStatus;
 use tasuki_tests::fixture::Recipe;
 use tasuki_tests::flv::Flv;
 use tasuki_tests::frames::{self, check_exactly_once_in_order};
@@ -39,6 +40,11 @@ fn files(directory: &Path, label: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Of every rendition something was written.
+fn is_recorded(session: &SessionStatus) -> bool {
+    session.records.len() == 2 && session.records.iter().all(|record| record.bytes > 0)
+}
+
 fn only_file(directory: &Path, label: &str) -> Result<PathBuf> {
     let mut found = files(directory, label)?;
     ensure!(found.len() == 1, "{label}: {found:?}");
@@ -53,8 +59,9 @@ fn two_renditions_are_recorded_whole_while_they_are_pushed() {
         let passage = passage::of_recipe(run.path(), &recipe, recording_setup(directory.clone()))?;
         let sent = Flv::read(&recipe.file()?)?;
         passage.check(Some(&sent), &Expected::all_of(&recipe))?;
-        let record = passage.session.record.context("the status says nothing of the recording")?;
-        ensure!(record.state == "recording", "{record:?}");
+        let records = &passage.session.records;
+        let said: Vec<_> = records.iter().map(|r| (r.rung.as_str(), r.state.as_str())).collect();
+        ensure!(said == [("source", "recording"), ("72p", "recording")], "{records:?}");
         for label in ["source", "72p"] {
             let file = only_file(&directory, label)?;
             let decoded = frames::decode(&file)?;
@@ -86,7 +93,7 @@ fn a_recording_whose_worker_was_killed_plays_to_its_last_whole_fragment() {
         let mut first = start("first", &server)?;
         let frames_seen = server.wait_status("four recorded seconds", BOUND, |status| {
             let session = status.sessions.iter().find(|s| s.frames_out >= 150)?;
-            (session.record.as_ref()?.bytes > 0).then_some(session.frames_out)
+            is_recorded(session).then_some(session.frames_out)
         })?;
         let workers = server.status()?.workers;
         let worker = workers.iter().find(|worker| worker.role == "worker" && worker.sessions > 0);
@@ -99,7 +106,7 @@ fn a_recording_whose_worker_was_killed_plays_to_its_last_whole_fragment() {
         let mut second = start("second", &server)?;
         server.wait_status("the second to be recorded", BOUND, |status| {
             let session = status.sessions.iter().find(|s| s.frames_out >= 60)?;
-            (session.record.as_ref()?.bytes > 0).then_some(())
+            is_recorded(session).then_some(())
         })?;
         second.signal(Signal::SIGINT)?;
         second.wait(BOUND)?;
@@ -176,7 +183,8 @@ fn a_full_disk_stops_the_recording_by_name_and_neither_the_stream_nor_its_pushes
             setup.record_lines = format!("reserve = \"{reserve}\"");
             setup.wrapper = wrapper.clone();
             let passage: Passage = passage::of_recipe(&place, &recipe, setup)?;
-            let record = passage.session.record.as_ref().context("no word of the recording")?;
+            let mut records = passage.session.records.iter();
+            let record = records.find(|r| r.rung == "source").context("no word of the source")?;
             ensure!(record.state == "stopped", "{label}: {record:?}");
             ensure!(passage.log.contains(reason), "{label}: the log does not say {reason:?}");
             ensure!(record.bytes > 0, "{label}: nothing was recorded before: {record:?}");
