@@ -139,6 +139,9 @@ pub const STATUS_CLIENTS_MAX: usize = 32;
 /// How long a client of the status socket may take to ask, and to ask again.
 pub const STATUS_REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// Heartbeats of a worker for one status of each of its sessions, whose rates are taken over a
+/// second anyway.
+pub const HEARTBEATS_PER_STATUS: u64 = 2;
 
 // Configuration.
 pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -161,7 +161,7 @@ pub struct SessionStatus {
     pub pushes: Vec<PushStatus>,
     /// Always written, for this type also travels in heartbeats, whose encoding skips nothing.
     #[serde(default)]
-    pub record: Option<RecordStatus>,
+    pub records: Vec<RecordStatus>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -192,6 +192,8 @@ pub struct PushStatus {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RecordStatus {
+    pub rung: String,
+    /// `idle`, `recording`, `stopped`.
     pub state: String,
     pub path: String,
     pub bytes: u64,

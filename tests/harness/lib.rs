@@ -21,6 +21,7 @@ pub mod proc;
 pub mod publisher;
 pub mod raw_publisher;
 pub mod scene;
+pub mod seams;
 pub mod server;
 pub mod skew;
 pub mod wait;

@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tasuki_shared::clock;
-use tasuki_shared::status::{PushStatus, Status};
+use tasuki_shared::status::{PushStatus, SessionStatus, Status};
 use tasuki_tests::fixture::Recipe;
 use tasuki_tests::flv::{Flv, Kind, Tag};
 use tasuki_tests::frames;
@@ -46,7 +46,19 @@ fn while_publishing(
     server: &mut Server,
     story: impl FnOnce(&mut Server) -> Result<()>,
 ) -> Result<()> {
-    let source = Flv::read(&recipe().file()?)?;
+    while_publishing_of(&recipe(), server, story, |session, frames| {
+        session.frames_in == frames && session.frames_out == frames
+    })
+}
+
+/// The same with the frames of another fixture, until they are `through`.
+fn while_publishing_of(
+    recipe: &Recipe,
+    server: &mut Server,
+    story: impl FnOnce(&mut Server) -> Result<()>,
+    through: impl Fn(&SessionStatus, u64) -> bool,
+) -> Result<()> {
+    let source = Flv::read(&recipe.file()?)?;
     let mut publisher = RawPublisher::publish(server.address(), "cam", CHUNK_SIZE)?;
     let ended = AtomicBool::new(false);
     let (told, rounds) = std::thread::scope(|threads| {
@@ -60,9 +72,9 @@ fn while_publishing(
     let longest = publisher.longest_write();
     ensure!(longest < Duration::from_secs(2), "unread for {} ms", longest.as_millis());
     let frames = u64::from(rounds) * u64::from(FRAMES);
-    server.wait_status("every frame to be encoded", BOUND, |status| {
+    server.wait_status("every frame to be through", BOUND, |status| {
         let session = status.sessions.iter().find(|session| session.name == "cam")?;
-        (session.frames_in == frames && session.frames_out == frames).then_some(())
+        through(session, frames).then_some(())
     })?;
     publisher.finish(BOUND)?;
     server.wait_no_sessions(BOUND)
@@ -93,14 +105,20 @@ fn wait_pushes(
     })
 }
 
+/// The first picture, which must be a keyframe.
+fn first_keyframe(recorded: &Flv) -> Result<&Tag> {
+    let first = recorded.coded(Kind::Video).next().context("no picture")?;
+    ensure!(first.is_keyframe(), "it begins with another picture than a keyframe");
+    Ok(first)
+}
+
 /// The newest recording of each rendition begins with headers and a keyframe, decodes in silence
 /// and misses nothing from its first picture on.
 fn check_from_a_keyframe(origin: &Origin) -> Result<()> {
     for rung in RUNGS {
         let file = origin.recordings(&format!("cam_{rung}"))?.pop().context("a recording")?;
         let recorded = Flv::read(&file)?;
-        let first = recorded.coded(Kind::Video).next().context("a picture")?;
-        ensure!(first.is_keyframe(), "{rung} begins with another picture than a keyframe");
+        let first = first_keyframe(&recorded).context(rung)?;
         let pictures = recorded.tags.iter().position(|tag| tag == first).unwrap_or(0);
         for kind in [Kind::Video, Kind::Audio] {
             let header = recorded.tags.iter().position(|tag| tag.kind == kind && tag.is_header());
@@ -176,7 +194,6 @@ fn a_frozen_origin_is_cut_once_its_message_is_overwritten_and_gets_the_rest_from
         // A fat source in a small log: what the kernel's buffers hold is soon passed by.
         let recipe =
             Recipe { width: 640, height: 360, video_kbps: 6000, preset: "ultrafast", ..recipe() };
-        let source = Flv::read(&recipe.file()?)?;
         let port = origin::free_port()?;
         let origin = origin_at(run, "origin", port)?;
         let setup = Setup {
@@ -187,29 +204,16 @@ fn a_frozen_origin_is_cut_once_its_message_is_overwritten_and_gets_the_rest_from
             ..Setup::default()
         };
         let mut server = Server::start(run.path(), &setup)?;
-        let mut publisher = RawPublisher::publish(server.address(), "cam", CHUNK_SIZE)?;
-        let ended = AtomicBool::new(false);
-        let (told, rounds) = std::thread::scope(|threads| {
-            let sender = threads.spawn(|| send_rounds(&mut publisher, &source.tags, &ended));
-            let told = freeze(&mut server, &origin);
-            ended.store(true, Ordering::Release);
-            (told, sender.join().expect("it does not panic"))
-        });
-        told?;
-        let rounds = rounds.context("the publisher")?;
-        let longest = publisher.longest_write();
-        ensure!(longest < Duration::from_secs(2), "unread for {} ms", longest.as_millis());
-        server.wait_status("every frame to arrive", BOUND, |status| {
-            let session = status.sessions.first()?;
-            (session.frames_in == u64::from(rounds * FRAMES)).then_some(())
-        })?;
-        publisher.finish(BOUND)?;
-        server.wait_no_sessions(BOUND)?;
+        while_publishing_of(
+            &recipe,
+            &mut server,
+            |server| freeze(server, &origin),
+            |session, frames| session.frames_in == frames,
+        )?;
         origin.wait_idle(BOUND)?;
         let last = origin.recordings("cam_source")?.pop().context("a recording")?;
         let recorded = Flv::read(&last)?;
-        let first = recorded.coded(Kind::Video).next().context("a picture")?;
-        ensure!(first.is_keyframe(), "it begins with another picture than a keyframe");
+        first_keyframe(&recorded).context("source")?;
         let decoded = frames::decode(&last)?;
         ensure!(decoded.errors.is_empty(), "{:?}", decoded.errors);
         ensure!(decoded.numbers().last() == Some(&Some(FRAMES - 1)), "it ends early");

@@ -53,8 +53,9 @@ fn two_renditions_are_recorded_whole_while_they_are_pushed() {
         let passage = passage::of_recipe(run.path(), &recipe, recording_setup(directory.clone()))?;
         let sent = Flv::read(&recipe.file()?)?;
         passage.check(Some(&sent), &Expected::all_of(&recipe))?;
-        let record = passage.session.record.context("the status says nothing of the recording")?;
-        ensure!(record.state == "recording", "{record:?}");
+        let records = &passage.session.records;
+        let said: Vec<_> = records.iter().map(|r| (r.rung.as_str(), r.state.as_str())).collect();
+        ensure!(said == [("source", "recording"), ("72p", "recording")], "{records:?}");
         for label in ["source", "72p"] {
             let file = only_file(&directory, label)?;
             let decoded = frames::decode(&file)?;
@@ -92,7 +93,7 @@ fn a_recording_whose_workers_are_killed_goes_on_in_the_same_file() {
                 if session.frames_out < 70 || owners.contains(&session.worker) {
                     return None;
                 }
-                (session.record.as_ref()?.state == "recording").then_some(())?;
+                session.records.iter().all(|r| r.state == "recording").then_some(())?;
                 let slot = session.worker.split('/').next()?;
                 let worker = status.workers.iter().find(|w| w.slot == slot && w.sessions > 0)?;
                 Some((worker.pid, session.worker.clone()))
@@ -163,7 +164,8 @@ fn a_full_disk_stops_the_recording_by_name_and_neither_the_stream_nor_its_pushes
             setup.record_lines = format!("reserve = \"{reserve}\"");
             setup.wrapper = wrapper.clone();
             let passage: Passage = passage::of_recipe(&place, &recipe, setup)?;
-            let record = passage.session.record.as_ref().context("no word of the recording")?;
+            let mut records = passage.session.records.iter();
+            let record = records.find(|r| r.rung == "source").context("no word of the source")?;
             ensure!(record.state == "stopped", "{label}: {record:?}");
             ensure!(passage.log.contains(reason), "{label}: the log does not say {reason:?}");
             ensure!(record.bytes > 0, "{label}: nothing was recorded before: {record:?}");

@@ -1,7 +1,7 @@
 //! The unit under a real systemd: booted by systemd-nspawn on a volatile overlay of `/`, in a mount
 //! namespace that ends with it.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,10 +1,10 @@
 //! kill -9 of a worker under a live stream: the publisher's connection goes on in another worker,
-//! so do the origins' connections, and nothing that was encoded is encoded again.
+//! and so do those to the origins: every frame is there once.
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::collections::BTreeMap;
+use tasuki_shared::limits::BLAMED_DEATHS_MAX;
 use tasuki_shared::status::Status;
 use tasuki_tests::fixture::Recipe;
 use tasuki_tests::flv::{Flv, check_dts_rising};
@@ -13,14 +13,34 @@ use tasuki_tests::origin::Origin;
 use tasuki_tests::passage::{BOUND, NAME};
 use tasuki_tests::place::in_run_directory;
 use tasuki_tests::publisher::{self, Pace};
+use tasuki_tests::raw_publisher::RawPublisher;
+use tasuki_tests::scene::CHUNK_SIZE;
+use tasuki_tests::seams::{self, Fault};
 use tasuki_tests::server::{Rung, Server, Setup};
 
 /// The worker that has the stream, once `frames` of it are through.
-fn worker_of(status: &Status, frames: u64) -> Option<(i32, String)> {
-    let session = status.sessions.iter().find(|s| s.name == NAME && s.frames_out >= frames)?;
+fn worker_of(status: &Status, name: &str, frames: u64) -> Option<(i32, String)> {
+    let session = status.sessions.iter().find(|s| s.name == name && s.frames_out >= frames)?;
     let slot = session.worker.split('/').next()?;
     let worker = status.workers.iter().find(|w| w.slot == slot && w.sessions > 0)?;
     Some((worker.pid, session.worker.clone()))
+}
+
+const DEATHS: usize = 3;
+
+/// Every frame once and in order; and neither a loss nor a repetition would pass.
+fn check_numbers(numbers: &[Option<u32>], recipe: &Recipe) -> Result<()> {
+    let check = |numbers: Vec<_>| seams::check(&[numbers], recipe.frames(), recipe.b_frames);
+    let lost = check(numbers.to_vec())?;
+    ensure!(lost.is_empty(), "lost: {lost:?}");
+    let middle = numbers.len() / 2;
+    let mut holed = numbers.to_vec();
+    holed.remove(middle);
+    ensure!(matches!(check(holed), Err(Fault::Hole { .. })), "a loss was not seen");
+    let mut repeating = numbers.to_vec();
+    repeating.insert(middle, numbers[middle]);
+    ensure!(check(repeating).is_err(), "no repetition was seen");
+    Ok(())
 }
 
 #[test]
@@ -39,10 +59,10 @@ fn a_stream_goes_on_in_another_worker_and_repeats_nothing() {
         let mut publisher =
             publisher::ffmpeg(run.path(), "publisher", &recipe.file()?, &url, Pace::RealTime)?;
         let mut owners = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..DEATHS {
             // Its own frames, not those of the worker before: counts begin anew with each owner.
             let (pid, owner) = server.wait_status("frames in a worker", BOUND, |status| {
-                worker_of(status, 60).filter(|(_, owner)| !owners.contains(owner))
+                worker_of(status, NAME, 60).filter(|(_, owner)| !owners.contains(owner))
             })?;
             kill(Pid::from_raw(pid), Signal::SIGKILL)?;
             owners.push(owner);
@@ -53,22 +73,65 @@ fn a_stream_goes_on_in_another_worker_and_repeats_nothing() {
         for label in ["source", "72p"] {
             let recordings = origin.recordings(&format!("{NAME}_{label}"))?;
             ensure!(recordings.len() == 1, "{label} was dialled anew: {recordings:?}");
-            let mut seen: BTreeMap<u32, usize> = BTreeMap::new();
             for recording in &recordings {
                 check_dts_rising(&Flv::read(recording)?).context(label)?;
                 let decoded = frames::decode(recording)?;
                 ensure!(decoded.errors.is_empty(), "{label}: {:?}", decoded.errors);
-                ensure!(decoded.numbers().is_sorted(), "{label}: numbers fall");
-                for number in decoded.numbers().into_iter().flatten() {
-                    *seen.entry(number).or_default() += 1;
-                }
+                check_numbers(&decoded.numbers(), &recipe).context(label)?;
             }
-            let repeated: Vec<_> = seen.iter().filter(|(_, times)| **times > 1).collect();
-            ensure!(repeated.is_empty(), "{label}: repeated {repeated:?}");
-            ensure!(seen.len() == recipe.frames() as usize, "{label}: only {}", seen.len());
         }
         checked_stop(server)
     });
+}
+
+/// A worker that dies of a fault three times while it has packets of a stream inside its codecs:
+/// that stream is ended, for it may be the cause, and one that only waits there goes on. That the
+/// same stream outlives three foreign kills is shown above.
+#[test]
+fn the_third_fault_ends_the_stream_that_was_processed_and_no_other() {
+    in_run_directory("blame", |run| {
+        // With B-frames there are always pictures inside.
+        let recipe = Recipe { b_frames: 2, ..Recipe::small(24) };
+        let origin = Origin::start(run.path())?;
+        let setup = Setup {
+            workers: Some(1),
+            rungs: Some(vec![Rung::Source, Rung::encoded(72, 200)]),
+            origin_port: Some(origin.port()),
+            ..Setup::default()
+        };
+        let mut server = Server::start(run.path(), &setup)?;
+        let mut bystander = RawPublisher::publish(server.address(), "bystander", CHUNK_SIZE)?;
+        let file = recipe.file()?;
+        let url = server.url("poison");
+        let mut poison = publisher::ffmpeg(run.path(), "poison", &file, &url, Pace::RealTime)?;
+        let mut owners = Vec::new();
+        for _ in 0..BLAMED_DEATHS_MAX {
+            let (pid, owner) = server.wait_status("frames in a worker", BOUND, |status| {
+                let bystander = status.sessions.iter().find(|s| s.name == "bystander")?;
+                let found = worker_of(status, "poison", 30)?;
+                (found.1 == bystander.worker && !owners.contains(&found.1)).then_some(found)
+            })?;
+            kill(Pid::from_raw(pid), Signal::SIGSEGV)?;
+            owners.push(owner);
+        }
+        poison.wait(BOUND)?;
+        let log = server.log();
+        ensure!(log.contains("its worker died"), "no word of it: {log}");
+        let tags = Flv::read(&file)?.tags;
+        bystander.send_tags(&tags[..120], 1, |tag| Some(tag.dts_ms))?;
+        server.wait_status("the bystander to be encoded", BOUND, |status| {
+            ensure_no(status, "poison");
+            worker_of(status, "bystander", 30)
+        })?;
+        bystander.finish(BOUND)?;
+        server.wait_no_sessions(BOUND)?;
+        server.stop()
+    });
+}
+
+fn ensure_no(status: &Status, name: &str) {
+    let session = status.sessions.iter().find(|session| session.name == name);
+    assert!(session.is_none(), "{session:?}");
 }
 
 fn checked_stop(server: Server) -> Result<()> {

@@ -17,13 +17,16 @@ use crate::session::stream::Wake;
 use crate::session::{Outbox, Readability, Session};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tasuki_shared::clock;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::id::{Generation, PushId, SessionId};
-use tasuki_shared::limits::{HEARTBEAT_INTERVAL, PUSHES_MAX, RECORD_FINISH_DEADLINE};
+use tasuki_shared::limits::{
+    HEARTBEAT_INTERVAL, HEARTBEATS_PER_STATUS, PUSHES_MAX, RECORD_FINISH_DEADLINE,
+};
 use tasuki_shared::message::{EndReason, FromWorker, Heartbeat, Lease, ToWorker};
 
 const TICK: Duration = Duration::from_millis(100);
@@ -51,13 +54,34 @@ struct Entry {
     pushes: [Option<(RawFd, EpollFlags)>; PUSHES_MAX],
 }
 
+/// Serials are ours and one after the other: spreading their bits is all the hashing they need.
+#[derive(Default)]
+struct SerialHasher(u64);
+
+impl Hasher for SerialHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, serial: u64) {
+        // 2⁶⁴ divided by the golden ratio.
+        self.0 = (self.0 ^ serial).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
 /// See the module.
 pub struct IoThread {
     generation: Generation,
     control: Control,
     bell: Arc<Bell>,
     epoll: Epoll,
-    entries: HashMap<u64, Entry>,
+    entries: HashMap<u64, Entry, BuildHasherDefault<SerialHasher>>,
     /// Sessions that others own and will hand over to us.
     preparations: HashMap<u64, Preparation>,
     serials: HashMap<SessionId, u64>,
@@ -65,6 +89,7 @@ pub struct IoThread {
     stage: Stage,
     next_tick: Instant,
     next_heartbeat: Instant,
+    beats: u64,
     outbox: Outbox,
     leftovers: Leftovers,
     purger: Purger,
@@ -84,13 +109,14 @@ impl IoThread {
             control,
             bell,
             epoll,
-            entries: HashMap::new(),
+            entries: HashMap::default(),
             preparations: HashMap::new(),
             serials: HashMap::new(),
             next_serial: 1,
             stage: Stage::Serving,
             next_tick: now + TICK,
             next_heartbeat: now,
+            beats: 0,
             outbox: Outbox::new(),
             leftovers: Leftovers::default(),
             purger,
@@ -113,8 +139,9 @@ impl IoThread {
     /// Runs until the worker is to leave.
     pub fn run(&mut self) -> Exit {
         let mut events = vec![EpollEvent::empty(); EVENTS_MAX];
+        let mut now = clock::now();
         loop {
-            let count = match self.epoll.wait(&mut events, self.patience()) {
+            let count = match self.epoll.wait(&mut events, self.patience(now)) {
                 Ok(count) => count,
                 Err(nix::errno::Errno::EINTR) => 0,
                 Err(errno) => {
@@ -122,7 +149,7 @@ impl IoThread {
                     return Exit::Failure;
                 }
             };
-            let now = clock::now();
+            now = clock::now();
             let mut rang = false;
             for event in &events[..count] {
                 match event.data() {
@@ -158,8 +185,9 @@ impl IoThread {
         self.entries.is_empty() && self.preparations.is_empty()
     }
 
-    fn patience(&self) -> EpollTimeout {
-        let left = self.next_tick.saturating_duration_since(clock::now());
+    /// As of the beginning of the last turn: a tick may be late by as much as a turn takes.
+    fn patience(&self, now: Instant) -> EpollTimeout {
+        let left = self.next_tick.saturating_duration_since(now);
         // Rounded up: rounding down would spin until the tick is due.
         EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::ZERO)
     }
@@ -348,8 +376,10 @@ impl IoThread {
     fn let_go(&mut self, serial: u64) {
         let Some(entry) = self.entries.remove(&serial) else { return };
         unwatch(&self.epoll, &entry);
-        for (_, socket, _) in entry.session.push_sockets() {
-            let _never_watched = self.epoll.delete(socket);
+        for (_, open) in entry.session.push_sockets() {
+            if let Some((socket, _)) = open {
+                let _never_watched = self.epoll.delete(socket);
+            }
         }
         self.serials.remove(&entry.session.id());
         self.leftovers.add(entry.session.into_leftover());
@@ -422,8 +452,10 @@ impl IoThread {
         let lobby = u32::try_from(lobby).unwrap_or(u32::MAX);
         let own = Heartbeat { session: None, lobby, allocator: self.purger.figures() };
         self.outbox.push((FromWorker::Heartbeat(Box::new(own)), Vec::new()));
-        for entry in self.entries.values_mut() {
-            if !entry.session.is_in_lobby() {
+        self.beats += 1;
+        for (serial, entry) in &mut self.entries {
+            let its_turn = (serial + self.beats).is_multiple_of(HEARTBEATS_PER_STATUS);
+            if its_turn && !entry.session.is_in_lobby() {
                 let session = Some(entry.session.status(now));
                 let beat = Heartbeat { session, lobby, allocator: None };
                 self.outbox.push((FromWorker::Heartbeat(Box::new(beat)), Vec::new()));
@@ -485,20 +517,22 @@ fn watch(epoll: &Epoll, serial: u64, entry: &mut Entry) -> nix::Result<()> {
     for closed in session.take_closed() {
         let _never_watched = epoll.delete(&closed);
     }
-    let mut open = [None; PUSHES_MAX];
-    for (id, socket, writes) in session.push_sockets() {
+    for (id, socket) in session.push_sockets() {
+        let place = usize::from(id.0);
+        let Some((socket, writes)) = socket else {
+            pushes[place] = None;
+            continue;
+        };
         let mut flags = EpollFlags::EPOLLIN;
         flags.set(EpollFlags::EPOLLOUT, writes == Writability::Wanted);
-        let place = usize::from(id.0);
         let fd = socket.as_raw_fd();
         let before = pushes[place].filter(|(known, _)| *known == fd).map(|(_, flags)| flags);
         if before != Some(flags) {
             let token = (serial << SERIAL_SHIFT) + u64::from(id.0) + 1;
             register(epoll, socket, token, before, Some(flags))?;
         }
-        open[place] = Some((fd, flags));
+        pushes[place] = Some((fd, flags));
     }
-    *pushes = open;
     Ok(())
 }
 

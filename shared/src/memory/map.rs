@@ -277,7 +277,8 @@ impl RingMapping {
 
     fn place(&self, position: u64, length: usize) -> usize {
         assert!(length <= self.capacity, "{length} bytes do not fit a ring of {}", self.capacity);
-        usize::try_from(position % self.capacity as u64).expect("less than the capacity")
+        // The capacity is a power of two.
+        usize::try_from(position & (self.capacity as u64 - 1)).expect("less than the capacity")
     }
 }
 

@@ -136,6 +136,7 @@ fn drain(shell: &SharedShell, listener: &TcpListener) -> Drained {
 mod tests {
     use super::*;
     use nix::sys::socket::getsockopt;
+    use std::io::Read;
     use std::net::TcpStream;
 
     #[test]
@@ -152,6 +153,29 @@ mod tests {
             assert!(getsockopt(&socket, sockopt::TcpNoDelay).unwrap(), "{address}");
             assert!(getsockopt(&socket, sockopt::OobInline).unwrap(), "{address}");
         }
+    }
+
+    /// Without a free fd a peer is told by the end of its connection, each by one, and the fd that
+    /// was kept back for that is kept back again.
+    #[test]
+    fn the_reserve_takes_one_connection_and_closes_it() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut reserve = Reserve::new();
+        for _ in 0..3 {
+            let mut peers = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+            for peer in &mut peers {
+                peer.set_nonblocking(true).unwrap();
+                let waiting = peer.read(&mut [0]).unwrap_err();
+                assert_eq!(waiting.kind(), io::ErrorKind::WouldBlock);
+                reserve.close_one(&listener).unwrap();
+                assert!(reserve.0.is_some());
+                peer.set_nonblocking(false).unwrap();
+                assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+            }
+        }
+        assert_eq!(reserve.close_one(&listener).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(reserve.0.is_some());
     }
 
     #[test]

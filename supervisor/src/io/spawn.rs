@@ -64,3 +64,34 @@ fn end(mut child: Child) {
     let _ = child.kill();
     let _ = child.wait();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+    use nix::sys::wait::waitpid;
+    use nix::unistd::Pid;
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
+
+    /// A process that was begun and cannot be served is dead and reaped, and its end of the channel
+    /// is closed; one that cannot be begun is told of by its program's name.
+    #[test]
+    fn what_is_half_made_leaves_nothing_behind() {
+        let script = std::env::temp_dir().join(format!("tasuki-spawn-{}", std::process::id()));
+        std::fs::write(&script, "#!/bin/sh\nexec sleep 600\n").unwrap();
+        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+        let spawned = spawn(&script, Role::Worker, Generation(1), &[]).unwrap();
+        let pid = Pid::from_raw(spawned.pid());
+        assert!(pid.as_raw() > 0);
+        let ours = spawned.channel.as_fd().try_clone_to_owned().unwrap();
+        spawned.abandon();
+        std::fs::remove_file(&script).unwrap();
+        assert_eq!(waitpid(pid, None), Err(Errno::ECHILD));
+        assert_eq!(UnixStream::from(ours).read(&mut [0]).unwrap(), 0);
+        let missing = Path::new("/nonexistent/tasuki-worker");
+        let error = spawn(missing, Role::Worker, Generation(1), &[]).err().unwrap();
+        assert!(error.to_string().contains("/nonexistent/tasuki-worker"), "{error}");
+    }
+}

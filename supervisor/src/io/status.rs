@@ -19,11 +19,12 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 use tasuki_shared::limits::{
     STATUS_CLIENTS_MAX, STATUS_LINE_BYTES_MAX, STATUS_REQUEST_DEADLINE, STATUS_WRITE_DEADLINE,
 };
 use tasuki_shared::status::{Reply, Request};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{broadcast, mpsc};
 
 /// Why there is no status socket.
@@ -158,12 +159,7 @@ async fn converse(shell: SharedShell, stream: Stream) -> io::Result<()> {
     let mut receiver = BufReader::new(&stream);
     let mut line = Vec::new();
     loop {
-        line.clear();
-        let most = u64::try_from(STATUS_LINE_BYTES_MAX).unwrap_or(u64::MAX);
-        let mut request = (&mut receiver).take(most);
-        let asked = request.read_until(b'\n', &mut line);
-        let asked = tokio::time::timeout(STATUS_REQUEST_DEADLINE, asked).await;
-        let read = asked.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let read = read_request(&mut receiver, &mut line, STATUS_REQUEST_DEADLINE).await?;
         if read == 0 {
             return Ok(());
         }
@@ -242,6 +238,20 @@ async fn relay(stream: &Stream, mut replies: mpsc::Receiver<Reply>) -> io::Resul
     }
 }
 
+/// Reads one line, of at most so many bytes and whole within `deadline`; 0 at the end.
+async fn read_request(
+    receiver: &mut (impl AsyncBufRead + Unpin),
+    line: &mut Vec<u8>,
+    deadline: Duration,
+) -> io::Result<usize> {
+    line.clear();
+    let most = u64::try_from(STATUS_LINE_BYTES_MAX).unwrap_or(u64::MAX);
+    let mut request = receiver.take(most);
+    let asked = request.read_until(b'\n', line);
+    let asked = tokio::time::timeout(deadline, asked).await;
+    asked.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
 /// Events until the client leaves or falls too far behind.
 async fn watch(stream: &Stream, mut events: broadcast::Receiver<Reply>) -> io::Result<()> {
     let mut receiver = stream;
@@ -317,5 +327,48 @@ mod tests {
         let file = own.0.join("file");
         std::fs::write(&file, "").unwrap();
         assert_eq!(reason(&file, uid), "it is no directory");
+    }
+
+    fn block_on<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test)
+    }
+
+    /// Who may connect is what the mode says, whatever the umask; the directory lets them in.
+    #[test]
+    fn socket_and_directory_have_the_mode_that_was_asked_for() {
+        for (mode, of_directory) in [(0o600, 0o700), (0o660, 0o750)] {
+            let place = Place::new(&format!("mode-{mode:o}"), 0o700);
+            let directory = place.0.join("run");
+            let path = directory.join("status.sock");
+            block_on(async {
+                let _listener = bind(&path, mode).unwrap();
+                assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, mode);
+                let made = std::fs::metadata(&directory).unwrap().mode() & 0o777;
+                assert_eq!(made, of_directory, "{made:o}");
+            });
+        }
+    }
+
+    /// A client that says nothing, or never ends its line, is given up after the deadline; what
+    /// was asked before it is read.
+    #[test]
+    fn a_request_must_be_whole_within_its_deadline() {
+        block_on(async {
+            let (mut client, server) = tokio::net::UnixStream::pair().unwrap();
+            let mut receiver = BufReader::new(server);
+            let mut line = Vec::new();
+            let patient = Duration::from_secs(60);
+            client.write_all(b"whole\nhalf of").await.unwrap();
+            assert_eq!(read_request(&mut receiver, &mut line, patient).await.unwrap(), 6);
+            assert_eq!(line, b"whole\n");
+            for _said_half_and_nothing in 0..2 {
+                let short = Duration::from_millis(20);
+                let error = read_request(&mut receiver, &mut line, short).await.unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            }
+            drop(client);
+            assert_eq!(read_request(&mut receiver, &mut line, patient).await.unwrap(), 0);
+        });
     }
 }

@@ -151,25 +151,9 @@ pub struct Cursor {
 }
 
 impl Cursor {
-<<<<<<< HEAD
     /// What [`Self::encode`] appends.
     pub const RECORD_BYTES: usize = 3 + 8 + 8 + 1 + 3 * 4 + 8 + 8;
-    /// Where it is; headers in force there are not part of it.
-    #[must_use]
-    pub fn place(&self) -> Place {
-        let &Self { feed, video, audio, started, sent: _, last_video_dts_ms, skipped: _ } = self;
-        Place { feed, video, audio, started, last_video_dts_ms }
-    }
 
-    /// Goes on at a place; the headers in force there come first.
-    #[must_use]
-    pub fn at(place: Place) -> Self {
-        let Place { feed, video, audio, started, last_video_dts_ms } = place;
-        Self { video, audio, started, last_video_dts_ms, ..Self::new(feed) }
-    }
-
-=======
->>>>>>> wt-d
     #[must_use]
     pub fn new(feed: Feed) -> Self {
         Self {

@@ -197,12 +197,14 @@ impl Recording {
         }
     }
 
+    /// The rung's label is left to the plan's owner.
     #[must_use]
     pub fn status(&self) -> RecordStatus {
         match &self.handle {
             Ok(handle) => {
                 let report = handle.report();
                 RecordStatus {
+                    rung: String::new(),
                     state: report.state.name().to_owned(),
                     path: report.path.display().to_string(),
                     bytes: report.bytes,

@@ -4,11 +4,14 @@ use std::time::Instant;
 use tasuki_shared::limits::BITRATE_WINDOW;
 
 const BINS: usize = 20;
+const BIN_MS: u64 = BITRATE_WINDOW.as_secs() * 1000 / BINS as u64;
 
 /// See the module. An adopted session begins with an empty window.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrived {
     bins: [u64; BINS],
+    /// Of all bins.
+    total: u64,
     /// Bin of the newest bytes, counted from `began`.
     newest: u64,
     began: Instant,
@@ -17,29 +20,27 @@ pub struct Arrived {
 impl Arrived {
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { bins: [0; BINS], newest: 0, began: now }
+        Self { bins: [0; BINS], total: 0, newest: 0, began: now }
     }
 
     pub fn add(&mut self, bytes: u64, now: Instant) {
         self.pass_to(now);
-        let bin = &mut self.bins[place(self.newest)];
-        *bin = bin.saturating_add(bytes);
+        self.bins[place(self.newest)] += bytes;
+        self.total += bytes;
     }
 
     /// Over the whole window, also while less of it has passed.
     pub fn bits_per_second(&mut self, now: Instant) -> u64 {
         self.pass_to(now);
-        let bytes = self.bins.iter().fold(0_u64, |sum, bin| sum.saturating_add(*bin));
-        bytes.saturating_mul(8) / BITRATE_WINDOW.as_secs().max(1)
+        self.total.saturating_mul(8) / BITRATE_WINDOW.as_secs().max(1)
     }
 
     fn pass_to(&mut self, now: Instant) {
-        let bin_ms = BITRATE_WINDOW.as_millis() / BINS as u128;
-        let at = now.saturating_duration_since(self.began).as_millis() / bin_ms.max(1);
-        let at = u64::try_from(at).unwrap_or(u64::MAX);
+        let since = now.saturating_duration_since(self.began);
+        let at = (since.as_secs() * 1000 + u64::from(since.subsec_millis())) / BIN_MS;
         let passed = at.saturating_sub(self.newest).min(BINS as u64);
         for behind in 0..passed {
-            self.bins[place(at - behind)] = 0;
+            self.total -= std::mem::take(&mut self.bins[place(at - behind)]);
         }
         self.newest = self.newest.max(at);
     }

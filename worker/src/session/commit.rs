@@ -1,7 +1,7 @@
 //! The io thread's writing turn: flip the record once, then write what it covers.
 
 use super::record::Put;
-use super::{Phase, Session, adopt};
+use super::{Changed, Dirty, Phase, Session, adopt};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
@@ -11,16 +11,19 @@ use tasuki_shared::message::EndReason;
 impl Session {
     /// Encodes what changed and flips the record, then shows it to the logs' readers.
     pub(super) fn commit_changes(&mut self) {
-        let mut any = false;
         let stream = match &self.phase {
             Phase::Live(stream) | Phase::Draining { stream, .. } => Some(&**stream),
             Phase::Lobby | Phase::Authorizing { .. } | Phase::Leaving { .. } | Phase::Ended(_) => {
                 None
             }
         };
+        let Changed { ingest, publish, timeline, pipeline, pushes } = self.changed;
+        let of_stream = stream.is_some() && [pipeline, pushes].contains(&Dirty::Yes);
+        if !of_stream && ![ingest, publish, timeline].contains(&Dirty::Yes) {
+            return;
+        }
         let mut staged = Ok(());
         if self.changed.ingest.take() {
-            any = true;
             let (ingest, reply) = (&self.ingest, self.reply.head);
             let encode = |into: &mut Vec<u8>| {
                 into.put_u64(reply);
@@ -29,25 +32,21 @@ impl Session {
             staged = staged.and(self.commit.stage(Section::Ingest, encode));
         }
         if self.changed.publish.take() {
-            any = true;
             let state = self.publish.export();
             let live = stream.is_some();
             let encode = |into: &mut Vec<u8>| adopt::encode_publish(&state, live, into);
             staged = staged.and(self.commit.stage(Section::Publish, encode));
         }
         if self.changed.timeline.take() {
-            any = true;
             let state = self.timeline.state().to_bytes();
             staged = staged.and(self.commit.stage(Section::Timeline, |into| into.extend(state)));
         }
         if let Some(stream) = stream {
             if self.changed.pipeline.take() {
-                any = true;
                 let encode = |into: &mut Vec<u8>| stream.encode_pipeline(into);
                 staged = staged.and(self.commit.stage(Section::Pipeline, encode));
             }
             if self.changed.pushes.take() {
-                any = true;
                 let encode = |into: &mut Vec<u8>| stream.encode_pushes(into);
                 staged = staged.and(self.commit.stage(Section::Pushes, encode));
                 // Fixed for the stream's life; staged with the first word of its outputs.
@@ -56,12 +55,10 @@ impl Session {
             }
         }
         staged.expect("every section's encoding is bounded by its size");
-        if any {
-            self.memory.flip(&mut self.commit);
-            self.ingest.committed();
-            if let Some(stream) = stream {
-                stream.publish_logs();
-            }
+        self.memory.flip(&mut self.commit);
+        self.ingest.committed();
+        if let Some(stream) = stream {
+            stream.publish_logs();
         }
     }
 

@@ -319,8 +319,8 @@ impl Session {
         match piece {
             Piece::Nothing => {}
             Piece::Payload { slot, length } => {
-                let open = self.ingest.placement.get_mut(slot).ok_or("no place for a payload")?;
-                match (&mut open.place, &mut self.phase) {
+                let place = self.ingest.placement.get_mut(slot).ok_or("no place for a payload")?;
+                match (place, &mut self.phase) {
                     (Place::Log(reservation), Phase::Live(stream)) => {
                         stream.logs.source.fill(reservation, &input[..length]);
                     }

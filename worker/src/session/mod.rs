@@ -50,6 +50,7 @@ pub mod stream;
 pub mod tracks;
 mod transcode;
 
+use crate::output::push::Composed;
 use crate::rtmp::session::PublishSession;
 use ingest::Ingest;
 use std::collections::BTreeMap;
@@ -121,12 +122,14 @@ struct Changed {
 enum Dirty {
     #[default]
     No,
+    /// Goes along with the next flip and is no reason for one.
+    WithTheNext,
     Yes,
 }
 
 impl Dirty {
     fn take(&mut self) -> bool {
-        std::mem::take(self) == Self::Yes
+        std::mem::take(self) != Self::No
     }
 }
 
@@ -206,19 +209,19 @@ impl Session {
         (if reads { Readability::Wanted } else { Readability::Ignored }, Writability::of(writes))
     }
 
-    /// The push connections that are open, for the io thread to watch.
-    pub fn push_sockets(&self) -> impl Iterator<Item = (PushId, BorrowedFd<'_>, Writability)> {
-        self.stream()
-            .into_iter()
-            .flat_map(|stream| &stream.pushes)
-            .filter_map(|push| push.socket().map(|(socket, writes)| (push.id(), socket, writes)))
+    /// Every push with its connection, if it has one, for the io thread to watch.
+    pub fn push_sockets(
+        &self,
+    ) -> impl Iterator<Item = (PushId, Option<(BorrowedFd<'_>, Writability)>)> {
+        let pushes = self.stream().map_or(&[][..], |stream| &stream.pushes);
+        pushes.iter().map(|push| (push.id(), push.socket()))
     }
 
     /// Push connections that are over, to be taken out of epoll and closed.
     pub fn take_closed(&mut self) -> Vec<OwnedFd> {
         let mut closed = std::mem::take(&mut self.closed);
         if let Some(stream) = self.stream_mut() {
-            closed.extend(stream.take_closed());
+            stream.take_closed(&mut closed);
         }
         closed
     }
@@ -227,7 +230,7 @@ impl Session {
     pub fn take_leftovers(&mut self) -> Vec<Leftover> {
         let mut found = std::mem::take(&mut self.leftovers);
         if let Some(stream) = self.stream_mut() {
-            found.extend(stream.take_leftovers());
+            stream.take_leftovers(&mut found);
         }
         found
     }
@@ -252,11 +255,14 @@ impl Session {
     pub fn advance(&mut self, now: Instant, outbox: &mut Outbox) {
         self.memory.set_activity(Activity::Processing);
         self.take_pipeline(outbox);
-        for _ in 0..WRITE_ROUNDS_MAX {
-            self.compose();
+        for round in 0..WRITE_ROUNDS_MAX {
+            let composed = self.compose();
             self.commit_changes();
             if let Some(stream) = self.stream_mut() {
                 stream.feed_recordings();
+            }
+            if round > 0 && composed != Composed::Changed {
+                break;
             }
             self.write_replies(now);
             if self.write_pushes(now, outbox) == Progress::Done {
@@ -434,11 +440,17 @@ impl Session {
         self.changed.ingest = Dirty::Yes;
     }
 
-    fn compose(&mut self) {
-        let Some(stream) = self.stream_mut() else { return };
-        if stream.compose() {
-            self.changed.pushes = Dirty::Yes;
+    fn compose(&mut self) -> Composed {
+        let Some(stream) = self.stream_mut() else { return Composed::Nothing };
+        let composed = stream.compose();
+        match composed {
+            Composed::Nothing => {}
+            // A batch in the record that the kernel has whole says the same as none.
+            Composed::Emptied if self.changed.pushes == Dirty::Yes => {}
+            Composed::Emptied => self.changed.pushes = Dirty::WithTheNext,
+            Composed::Changed => self.changed.pushes = Dirty::Yes,
         }
+        composed
     }
 
     fn write_pushes(&mut self, now: Instant, outbox: &mut Outbox) -> Progress {
@@ -458,8 +470,8 @@ impl Session {
                 };
                 if (stream.is_drained() && parted) || now > *deadline {
                     stream.abandon(self.id, outbox);
-                    self.closed = stream.take_closed();
-                    self.leftovers = stream.take_leftovers();
+                    stream.take_closed(&mut self.closed);
+                    stream.take_leftovers(&mut self.leftovers);
                     self.leftovers.extend(stream.finish_recordings());
                     let reason = reason.clone();
                     self.end(reason, outbox);

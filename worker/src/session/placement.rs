@@ -26,27 +26,60 @@ pub struct Open {
     pub place: Place,
 }
 
+impl Open {
+    /// What it takes of the source log.
+    fn reserved(&self) -> Option<u64> {
+        match self.place {
+            Place::Log(reservation) => Some(u64::from(reservation.length)),
+            Place::Scratch { .. } | Place::Nowhere => None,
+        }
+    }
+}
+
 /// The open messages of one connection, by the chunk reader's slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
     open: [Option<Open>; CHUNK_STREAMS_MAX],
+    /// How many of them are in the source log, and their bytes.
+    reserved: Reserved,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Reserved {
+    messages: u64,
+    bytes: u64,
 }
 
 impl Placement {
     pub fn begin(&mut self, slot: Slot, header: MessageHeader, place: Place) {
-        self.open[slot.index()] = Some(Open { header, place });
+        self.end(slot);
+        let open = Open { header, place };
+        if let Some(bytes) = open.reserved() {
+            self.reserved.messages += 1;
+            self.reserved.bytes += bytes;
+        }
+        self.open[slot.index()] = Some(open);
     }
 
-    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Open> {
-        self.open[slot.index()].as_mut()
+    /// The place of an open message, to be filled further.
+    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Place> {
+        self.open[slot.index()].as_mut().map(|open| &mut open.place)
     }
 
     pub fn end(&mut self, slot: Slot) -> Option<Open> {
-        self.open[slot.index()].take()
+        let open = self.open[slot.index()].take()?;
+        if let Some(bytes) = open.reserved() {
+            self.reserved.messages -= 1;
+            self.reserved.bytes -= bytes;
+        }
+        Some(open)
     }
 
     /// Reservations of unfinished media messages, oldest place first.
     pub fn reservations(&mut self) -> Vec<&mut Reservation> {
+        if self.reserved.messages == 0 {
+            return Vec::new();
+        }
         let mut found: Vec<_> = self
             .open
             .iter_mut()
@@ -63,14 +96,7 @@ impl Placement {
     /// Bytes of unfinished media messages.
     #[must_use]
     pub fn reserved_bytes(&self) -> u64 {
-        self.open
-            .iter()
-            .flatten()
-            .map(|open| match open.place {
-                Place::Log(reservation) => u64::from(reservation.length),
-                Place::Scratch { .. } | Place::Nowhere => 0,
-            })
-            .sum()
+        self.reserved.bytes
     }
 
     /// First gap of `length` bytes in the scratch.
@@ -224,11 +250,16 @@ mod tests {
     #[test]
     fn the_scratch_gives_gaps_that_nobody_has() {
         let known: Vec<_> = two_open().open_messages().collect();
-        let placement = placed(&known);
+        let mut placement = placed(&known);
         assert_eq!(placement.scratch_room(100), Some(0));
         assert_eq!(placement.scratch_room(101), Some(400));
         assert_eq!(placement.scratch_room(u32::try_from(SCRATCH_BYTES).unwrap()), None);
         assert_eq!(placement.reserved_bytes(), 5000);
+        for &(slot, ..) in &known {
+            placement.end(slot);
+        }
+        assert_eq!((placement.reserved_bytes(), placement.reservations().len()), (0, 0));
+        assert_eq!(placement, Placement::default());
     }
 
     proptest! {

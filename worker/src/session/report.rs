@@ -5,13 +5,14 @@ use super::stream::{Stream, destination};
 use super::{Phase, Session};
 use crate::ladder::RungDecision;
 use crate::output::push::Push;
+use crate::output::recording::Recording;
 use crate::pipeline::{PipelineEvent, SkipReason};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 use tasuki_shared::id::RungId;
 use tasuki_shared::limits::RUNGS_MAX;
 use tasuki_shared::plan::RungKind;
-use tasuki_shared::status::{PushStatus, RungStatus, SessionStatus};
+use tasuki_shared::status::{PushStatus, RecordStatus, RungStatus, SessionStatus};
 
 /// Pictures on their way through a pipeline that are told apart.
 const INSIDE_MAX: usize = 8192;
@@ -223,7 +224,8 @@ fn describe_stream(stream: &Stream, status: &mut SessionStatus) {
     status.rungs = rungs(stream);
     status.pushes = stream.pushes.iter().map(|push| push_status(stream, push)).collect();
     status.out_bytes = stream.pushes.iter().map(|push| push.sent_bytes).sum();
-    status.record = stream.recordings.first().map(crate::output::recording::Recording::status);
+    status.records =
+        stream.recordings.iter().map(|recording| record_status(stream, recording)).collect();
 }
 
 fn rungs(stream: &Stream) -> Vec<RungStatus> {
@@ -256,9 +258,8 @@ fn rungs(stream: &Stream) -> Vec<RungStatus> {
 }
 
 fn push_status(stream: &Stream, push: &Push) -> PushStatus {
-    let rung = stream.plan.rung(push.plan().rung).map_or_else(String::new, |r| r.label.clone());
     PushStatus {
-        rung,
+        rung: label(stream, push.plan().rung),
         to: destination(push.plan()),
         state: push.state_name().to_owned(),
         sent_bytes: push.sent_bytes,
@@ -267,6 +268,14 @@ fn push_status(stream: &Stream, push: &Push) -> PushStatus {
         skipped: push.skipped(),
         last_error: push.last_error.clone(),
     }
+}
+
+fn record_status(stream: &Stream, recording: &Recording) -> RecordStatus {
+    RecordStatus { rung: label(stream, recording.rung()), ..recording.status() }
+}
+
+fn label(stream: &Stream, rung: RungId) -> String {
+    stream.plan.rung(rung).map_or_else(String::new, |rung| rung.label.clone())
 }
 
 fn skip_name(reason: SkipReason) -> &'static str {

@@ -13,7 +13,7 @@ use crate::ladder::{PassReason, RungDecision};
 use crate::leftovers::Leftover;
 use crate::media::timeline::{Timeline, Track};
 use crate::output::cursor::{Feed, LogName, Logs, PipelineState, StreamEnd};
-use crate::output::push::{Connection, Push, PushNews, Wrote};
+use crate::output::push::{Composed, Connection, Push, PushNews, Wrote};
 use crate::output::record::SeriesId;
 use crate::output::recording::Recording;
 use crate::pipeline::PipelineError;
@@ -279,16 +279,17 @@ impl Stream {
         }
     }
 
-    /// Composes what the pushes send next. True when the record must say
-    /// something new of the pushes.
-    pub fn compose(&mut self) -> bool {
+    /// Composes what the pushes send next.
+    pub fn compose(&mut self) -> Composed {
         let end = self.output_end();
-        let mut any =
-            std::mem::replace(&mut self.pushes_state, Pushes::AsRecorded) == Pushes::Changed;
+        let mut composed = match std::mem::replace(&mut self.pushes_state, Pushes::AsRecorded) {
+            Pushes::AsRecorded => Composed::Nothing,
+            Pushes::Changed => Composed::Changed,
+        };
         for push in &mut self.pushes {
-            any |= push.compose(&self.logs, end);
+            composed = composed.max(push.compose(&self.logs, end));
         }
-        any
+        composed
     }
 
     /// Feeds the recordings with what is committed: what is not does not exist for a successor,
@@ -385,17 +386,15 @@ impl Stream {
     }
 
     /// What is still to be done off the io thread for a stream that ends or goes on.
-    pub fn take_leftovers(&mut self) -> Vec<Leftover> {
-        let mut found: Vec<Leftover> = self.transcode.take_leftovers().collect();
-        if self.end.is_set() && !self.transcode.is_running() {
-            let fed = |recording: &Recording| recording.is_fed(&self.logs);
-            found.extend(
-                self.recordings
-                    .iter_mut()
-                    .filter_map(|recording| if fed(recording) { recording.finish() } else { None }),
-            );
+    pub fn take_leftovers(&mut self, found: &mut Vec<Leftover>) {
+        found.extend(self.transcode.take_leftovers());
+        if self.output_end() == StreamEnd::Over {
+            for recording in &mut self.recordings {
+                if recording.is_fed(&self.logs) {
+                    found.extend(recording.finish());
+                }
+            }
         }
-        found
     }
 
     /// Recordings whose end was not reached in time are finished with what they have.
@@ -409,8 +408,10 @@ impl Stream {
     }
 
     /// Push connections that are over, to be taken out of epoll and closed.
-    pub fn take_closed(&mut self) -> Vec<OwnedFd> {
-        self.pushes.iter_mut().flat_map(Push::take_closed).collect()
+    pub fn take_closed(&mut self, found: &mut Vec<OwnedFd>) {
+        for push in &mut self.pushes {
+            found.append(&mut push.take_closed());
+        }
     }
 
     pub fn publish_logs(&self) {

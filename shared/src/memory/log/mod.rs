@@ -328,7 +328,9 @@ impl LogMemory {
     }
 
     fn entry_at(&self, index: u64) -> usize {
-        let place = usize::try_from(index % self.shape.entries as u64).expect("less than entries");
+        // The number of entries is a power of two.
+        let place = index & (self.shape.entries as u64 - 1);
+        let place = usize::try_from(place).expect("less than entries");
         INDEX_AT + place * ENTRY_BYTES
     }
 

@@ -13,6 +13,9 @@ use std::sync::atomic::{Ordering, fence};
 const COUNT_MAX: u64 = 1 << 56;
 /// Pages are asked for in pieces of this size.
 const POPULATE_BYTES: usize = 128 * 1024;
+/// A longer copy may use stores that pass earlier ones (non-temporal ones in memcpy(3)), and so
+/// needs a full fence after the tail was raised. No read of a publisher's ring is longer.
+const COPY_BYTES_MAX: usize = 128 * 1024;
 
 /// What of a log belongs into the commit record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,7 +175,8 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Sets `length` bytes aside. Raises the payload tail over what will be overwritten.
+    /// Sets `length` bytes aside. Raises the payload tail over what will be overwritten by copies
+    /// of at most `COPY_BYTES_MAX` each.
     pub fn reserve(&mut self, length: u32) -> Reservation {
         let position = self.heads.reserve_head;
         self.heads.reserve_head += u64::from(length);
@@ -185,6 +189,9 @@ impl LogWriter {
     /// Copies the next bytes of a message to their place.
     pub fn fill(&mut self, reservation: &mut Reservation, bytes: &[u8]) {
         let added = u32::try_from(bytes.len()).expect("a message is at most 4 MiB");
+        if bytes.len() > COPY_BYTES_MAX {
+            fence(Ordering::SeqCst);
+        }
         assert!(reservation.fill + added <= reservation.length, "inside the reservation");
         self.memory.payload.write(reservation.position + u64::from(reservation.fill), bytes);
         reservation.fill += added;
@@ -197,6 +204,7 @@ impl LogWriter {
             return Err(LogError::OpenTooLarge { open: length, length, capacity });
         }
         let fresh = self.reserve(open.length);
+        fence(Ordering::SeqCst);
         self.memory.payload.copy_within(open.position, fresh.position, open.fill as usize);
         open.position = fresh.position;
         Ok(())
@@ -270,6 +278,10 @@ impl LogWriter {
 
     /// Shows readers what has been committed, and wakes them. Call after the flip.
     pub fn publish(&self) {
+        // Nobody else stores it: what it says already needs no waking.
+        if self.memory.published().load(Ordering::Relaxed) == self.heads.index_head {
+            return;
+        }
         self.memory.published().store(self.heads.index_head, Ordering::Release);
         self.memory.wake_word().fetch_add(1, Ordering::SeqCst);
         if self.memory.waiters().load(Ordering::SeqCst) != 0 {
@@ -349,10 +361,11 @@ impl LogWriter {
     }
 }
 
-/// Raises a tail, then fences, so that a reader that copied overwritten bytes sees the new tail.
+/// Raises a tail, then fences, so that a reader that copied overwritten bytes sees the new tail:
+/// the reader's own fence, between its copy and its look at the tail, is the other half.
 fn raise(tail: &std::sync::atomic::AtomicU64, to: u64) {
     if tail.load(Ordering::Relaxed) < to {
         tail.store(to, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        fence(Ordering::Release);
     }
 }

@@ -242,7 +242,7 @@ fn session_row(session: &SessionStatus) -> [Cell; 15] {
 fn part_rows(session: &SessionStatus) -> Vec<[Cell; 7]> {
     let rungs = session.rungs.iter().map(rung_row);
     let pushes = session.pushes.iter().map(push_row);
-    rungs.chain(pushes).chain(session.record.iter().map(record_row)).collect()
+    rungs.chain(pushes).chain(session.records.iter().map(record_row)).collect()
 }
 
 fn rung_row(rung: &RungStatus) -> [Cell; 7] {
@@ -289,7 +289,7 @@ fn record_row(record: &RecordStatus) -> [Cell; 7] {
     let colour = if notes.is_empty() { Colour::Plain } else { Colour::Bad };
     [
         Cell::plain("record"),
-        blank(),
+        Cell::plain(&record.rung),
         Cell::new(&record.state, colour),
         Cell::plain(&record.path),
         Cell::plain(human::bytes(record.bytes)),

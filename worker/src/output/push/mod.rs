@@ -288,11 +288,14 @@ impl Push {
         }
     }
 
-    /// Composes the next batch if there is none. True when something must be committed: before
-    /// anything is written or read again.
-    pub fn compose(&mut self, logs: &Logs, end: StreamEnd) -> bool {
-        let State::Live(live) = &mut self.state else { return false };
-        let heard = self.parsed != self.parsed_committed;
+    /// Composes the next batch if there is none.
+    pub fn compose(&mut self, logs: &Logs, end: StreamEnd) -> Composed {
+        let State::Live(live) = &mut self.state else { return Composed::Nothing };
+        let heard = if self.parsed == self.parsed_committed {
+            Composed::Nothing
+        } else {
+            Composed::Changed
+        };
         self.parsed_committed = self.parsed;
         if !live.batch.is_written() {
             return heard;
@@ -324,7 +327,11 @@ impl Push {
                 }
             }
         }
-        heard || !(was_empty && live.batch.is_empty())
+        heard.max(match (was_empty, live.batch.is_empty()) {
+            (_, false) => Composed::Changed,
+            (false, true) => Composed::Emptied,
+            (true, true) => Composed::Nothing,
+        })
     }
 
     /// Writes what is composed and committed.
@@ -459,6 +466,17 @@ impl Push {
         self.close_to(State::Backoff { until: now + pause });
         Some(PushNews::Closed(Some(reason)))
     }
+}
+
+/// What composing came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Composed {
+    Nothing,
+    /// A batch is written, and nothing follows it yet. A record that still names it says the same,
+    /// for the kernel's count covers it.
+    Emptied,
+    /// The record must say it before anything is written, or read again.
+    Changed,
 }
 
 /// Does the io thread need to know when the socket takes bytes again?

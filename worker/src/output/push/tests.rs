@@ -230,7 +230,7 @@ fn die_at(
 ) -> Vec<u8> {
     let mut record = commit(&push);
     loop {
-        if push.compose(logs, StreamEnd::Over) {
+        if push.compose(logs, StreamEnd::Over) == Composed::Changed {
             record = commit(&push);
         }
         let (begins, ends) = place(&push);
@@ -375,7 +375,7 @@ fn bytes_that_no_commit_covers_cut_the_connection_by_name() {
     let logs = small_stream();
     let (mut push, kept, _origin) = live(&logs);
     let before = commit(&push);
-    assert!(push.compose(&logs, StreamEnd::Going));
+    assert!(push.compose(&logs, StreamEnd::Going) == Composed::Changed);
     // The order that must not be: write, then commit; and death in between.
     push.write(&logs, clock::now());
     drop(push);
@@ -395,7 +395,7 @@ fn a_skip_is_gone_on_with_only_if_it_was_committed_before_its_first_byte() {
         put(&mut logs, EntryKind::VideoIdr, 0, 1000);
         put(&mut logs, EntryKind::VideoInter, 33, 1000);
         let (mut push, kept, origin) = live(&logs);
-        while push.compose(&logs, StreamEnd::Going) {
+        while push.compose(&logs, StreamEnd::Going) == Composed::Changed {
             push.write(&logs, clock::now());
         }
         let before = commit(&push);
@@ -405,7 +405,7 @@ fn a_skip_is_gone_on_with_only_if_it_was_committed_before_its_first_byte() {
             let kind = if idr { EntryKind::VideoIdr } else { EntryKind::VideoInter };
             put(&mut logs, kind, picture * 33, 1000);
         }
-        assert!(push.compose(&logs, StreamEnd::Going));
+        assert!(push.compose(&logs, StreamEnd::Going) == Composed::Changed);
         assert!(push.skipped() > 0);
         let record = if committed { commit(&push) } else { before };
         push.write(&logs, clock::now());
@@ -505,7 +505,7 @@ fn an_end_is_gone_on_with() {
     drop(push);
     let mut push = kept.resume(&record, &logs);
     assert_eq!(push.state_name(), "closing");
-    assert!(!push.compose(&logs, StreamEnd::Over));
+    assert!(push.compose(&logs, StreamEnd::Over) != Composed::Changed);
     assert_eq!(origin.finish(), expected);
     poll(kept.socket.as_fd(), nix::poll::PollFlags::POLLIN);
     assert_eq!(push.readable(clock::now()), Some(PushNews::Closed(None)));

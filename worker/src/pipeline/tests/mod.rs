@@ -1,6 +1,5 @@
 //! The whole pipeline with real codecs.
 
-mod cost;
 mod fixture;
 mod seam;
 

@@ -123,6 +123,43 @@ impl SessionState {
     /// # Panics
     /// When `out` is shorter: its size is the caller's layout, not input.
     pub fn to_bytes(&self, out: &mut [u8]) {
+        let mut copy = *self;
+        let (count, words, texts) = copy.fields();
+        let (place, mut rest) = out[..Self::SIZE].split_at_mut(8);
+        place.copy_from_slice(&count.to_le_bytes());
+        for word in words {
+            let (place, behind) = rest.split_at_mut(4);
+            place.copy_from_slice(&word.to_le_bytes());
+            rest = behind;
+        }
+        for text in texts {
+            let (place, behind) = rest.split_at_mut(text.len());
+            place.copy_from_slice(text);
+            rest = behind;
+        }
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote; `None` if `bytes` is too short.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes;
+        let mut state = Self::zero();
+        let (count, words, texts) = state.fields();
+        *count = u64::from_le_bytes(take(&mut rest)?);
+        for word in words {
+            *word = u32::from_le_bytes(take(&mut rest)?);
+        }
+        for text in texts {
+            let (place, behind) = rest.split_at_checked(text.len())?;
+            text.copy_from_slice(place);
+            rest = behind;
+        }
+        Some(state)
+    }
+
+    /// Every field in the order of its bytes. Destructured without `..`, so that a new field
+    /// cannot be forgotten here.
+    fn fields(&mut self) -> (&mut u64, [&mut u32; 12], [&mut [u8]; 4]) {
         let Self {
             acknowledged_bytes,
             layout,
@@ -156,43 +193,7 @@ impl SessionState {
             flash_version_length,
             reserved,
         ];
-        let (count, mut rest) = out[..Self::SIZE].split_at_mut(8);
-        count.copy_from_slice(&acknowledged_bytes.to_le_bytes());
-        for word in words {
-            let (place, behind) = rest.split_at_mut(4);
-            place.copy_from_slice(&word.to_le_bytes());
-            rest = behind;
-        }
-        for text in [&app[..], key, query, flash_version] {
-            let (place, behind) = rest.split_at_mut(text.len());
-            place.copy_from_slice(text);
-            rest = behind;
-        }
-    }
-
-    /// Reads the little-endian form; `None` when there are fewer than `SIZE` bytes.
-    #[must_use]
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut rest = bytes;
-        Some(Self {
-            acknowledged_bytes: u64::from_le_bytes(take(&mut rest)?),
-            layout: u32::from_le_bytes(take(&mut rest)?),
-            window_bytes: u32::from_le_bytes(take(&mut rest)?),
-            stage: u32::from_le_bytes(take(&mut rest)?),
-            foregone: u32::from_le_bytes(take(&mut rest)?),
-            caps_ex: u32::from_le_bytes(take(&mut rest)?),
-            fourccs: u32::from_le_bytes(take(&mut rest)?),
-            stream_id: u32::from_le_bytes(take(&mut rest)?),
-            app_length: u32::from_le_bytes(take(&mut rest)?),
-            key_length: u32::from_le_bytes(take(&mut rest)?),
-            query_length: u32::from_le_bytes(take(&mut rest)?),
-            flash_version_length: u32::from_le_bytes(take(&mut rest)?),
-            reserved: u32::from_le_bytes(take(&mut rest)?),
-            app: take(&mut rest)?,
-            key: take(&mut rest)?,
-            query: take(&mut rest)?,
-            flash_version: take(&mut rest)?,
-        })
+        (acknowledged_bytes, words, [app, key, query, flash_version])
     }
 }
 

@@ -38,6 +38,13 @@ fn status() -> Status {
         restarts: 0,
         ..worker.clone()
     };
+    let record = |rung: &str, state: &str, bytes, last_error: &str| RecordStatus {
+        rung: rung.into(),
+        state: state.into(),
+        path: format!("/rec/cam-1_{rung}.mp4"),
+        bytes,
+        last_error: last_error.into(),
+    };
     let rung = |label: &str, state: &str, width, height| RungStatus {
         label: label.into(),
         state: state.into(),
@@ -76,12 +83,10 @@ fn status() -> Status {
             skipped: 0,
             last_error: "cannot connect: \x1b[2Jrefused".into(),
         }],
-        record: Some(RecordStatus {
-            state: "recording".into(),
-            path: "/rec/cam-1.mp4".into(),
-            bytes: 9 << 20,
-            last_error: String::new(),
-        }),
+        records: vec![
+            record("source", "recording", 9 << 20, ""),
+            record("720p", "stopped", 4 << 20, "disk full"),
+        ],
         ..SessionStatus::default()
     };
     let waiting = SessionStatus {

@@ -56,7 +56,7 @@ fn with_chatter(
     let mut record = commit(&push);
     origin.socket.write_all(&chatter[..split]).unwrap();
     hear(&mut push, before + split as u64);
-    if dies != Dies::BeforeTheCommit && push.compose(logs, StreamEnd::Going) {
+    if dies != Dies::BeforeTheCommit && push.compose(logs, StreamEnd::Going) == Composed::Changed {
         record = commit(&push);
         if dies == Dies::AfterTheWrite {
             push.write(logs, clock::now());
