@@ -2,7 +2,12 @@
 //!
 //! Tasks on one current-thread runtime share the shell; none holds it across an await. An effect
 //! may cause events (a process that cannot be started, fds that cannot be made); they are handled
-//! in order before the next event from outside.
+//! in order before the next event from outside. Frames to processes go out at the end of a
+//! [`Turn`], many in one datagram.
+
+mod turn;
+
+pub use turn::Turn;
 
 use crate::core::Core;
 use crate::core::event::{Announcement, Effect, Event, Fds, Loss};
@@ -36,14 +41,14 @@ use tokio::task::{JoinHandle, LocalSet};
 
 /// The core behind its trait: which rules it has is of no interest here.
 pub trait Decide {
-    fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect>;
+    fn handle(&mut self, now: Duration, event: Event, effects: &mut Vec<Effect>);
     fn status(&self, now: Duration) -> Status;
     fn has_session(&self, session: SessionId) -> bool;
 }
 
 impl<R: Rules> Decide for Core<R> {
-    fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect> {
-        Self::handle(self, now, event)
+    fn handle(&mut self, now: Duration, event: Event, effects: &mut Vec<Effect>) {
+        self.handle_into(now, event, effects);
     }
 
     fn status(&self, now: Duration) -> Status {
@@ -87,6 +92,10 @@ pub struct Shell {
     vault: Vault,
     listeners: Vec<(SocketAddr, JoinHandle<()>)>,
     pending: VecDeque<Event>,
+    /// Room for the effects of one event.
+    effects: Vec<Effect>,
+    /// Processes with frames queued in this turn.
+    unsent: VecDeque<Generation>,
     watchers: broadcast::Sender<Reply>,
     log: EventLog,
     /// A connection whose fd has this number or a higher one is closed, for the lowest free number
@@ -225,6 +234,8 @@ impl Shell {
                 vault: Vault::default(),
                 listeners: Vec::new(),
                 pending: VecDeque::new(),
+                effects: Vec::new(),
+                unsent: VecDeque::new(),
                 watchers: broadcast::channel(WATCH_EVENTS_MAX).0,
                 log: EventLog::default(),
                 accepted_fds_max: fds_max - FDS_RESERVED.min(fds_max / 4),
@@ -235,21 +246,43 @@ impl Shell {
         })
     }
 
-    /// Handles an event and everything that follows from it.
+    /// A turn with one event.
     pub fn on(&mut self, event: Event) {
+        self.handle(event);
+        self.end_turn();
+    }
+
+    /// Handles an event and everything that follows from it.
+    fn handle(&mut self, event: Event) {
         let now = self.started.elapsed();
         self.pending.push_back(event);
         if self.log.is_report_due(now) {
             self.log.report(now);
         }
+        self.handle_pending(now);
+    }
+
+    fn handle_pending(&mut self, now: Duration) {
+        let mut effects = std::mem::take(&mut self.effects);
         while let Some(event) = self.pending.pop_front() {
-            for effect in self.core.handle(now, event) {
+            self.core.handle(now, event, &mut effects);
+            for effect in effects.drain(..) {
                 self.perform(effect);
             }
         }
+        self.effects = effects;
     }
 
-    pub fn accepted(&mut self, socket: TcpStream, peer: SocketAddr) {
+    /// Sends what was queued, so that nothing waits but for a socket that takes no more. What
+    /// follows from a channel that failed belongs to the same turn.
+    fn end_turn(&mut self) {
+        while let Some(generation) = self.unsent.pop_front() {
+            self.flush(generation);
+            self.handle_pending(self.started.elapsed());
+        }
+    }
+
+    fn accepted(&mut self, socket: TcpStream, peer: SocketAddr) {
         if socket.as_raw_fd() >= self.accepted_fds_max {
             self.count_no_fds();
             return;
@@ -259,7 +292,7 @@ impl Shell {
         let session = SessionId { epoch: self.epoch, counter: self.next_session };
         self.next_session += 1;
         self.vault.accept(session, socket);
-        self.on(Event::Accepted { session, peer });
+        self.handle(Event::Accepted { session, peer });
     }
 
     pub fn count_no_fds(&mut self) {
@@ -269,7 +302,7 @@ impl Shell {
         }
     }
 
-    pub fn receive(
+    fn receive(
         &mut self,
         generation: Generation,
     ) -> Result<Option<Received<FromWorker>>, ChannelError> {
@@ -279,7 +312,7 @@ impl Shell {
         }
     }
 
-    pub fn frame(
+    fn frame(
         &mut self,
         channel: Generation,
         envelope: Envelope<FromWorker>,
@@ -296,20 +329,21 @@ impl Shell {
                 (Ok(()), Some(socket)) => self.vault.keep_dialed(*ticket, socket),
                 (Ok(()), None) => {
                     let loss = Loss::Broken("a connection without its socket".to_owned());
-                    self.on(Event::ChannelLost { generation: channel, loss });
+                    self.handle(Event::ChannelLost { generation: channel, loss });
                     return;
                 }
                 (Err(_), _) => {}
             }
         }
-        self.on(Event::Frame { channel, claimed, body });
+        self.handle(Event::Frame { channel, claimed, body });
     }
 
-    pub fn flush(&mut self, generation: Generation) {
+    fn flush(&mut self, generation: Generation) {
         let Some(process) = self.processes.get_mut(&generation) else { return };
-        let flushed = process.channel.flush();
-        if let Err(error) = flushed {
-            self.channel_failed(generation, &error);
+        match process.channel.flush() {
+            Ok(Sent::Sent) => {}
+            Ok(Sent::Queued) => process.queued.notify_one(),
+            Err(error) => self.channel_failed(generation, &error),
         }
     }
 
@@ -424,13 +458,13 @@ impl Shell {
     fn send(&mut self, to: Generation, mut body: ToWorker, fds: Fds) {
         let Some(process) = self.processes.get_mut(&to) else { return };
         let about = session_of(&body);
-        let sent = match self.vault.attach(&mut body, fds) {
-            Ok(attached) => process.channel.send(&Envelope { generation: to, body }, &attached),
+        let queued = match self.vault.attach(&mut body, fds) {
+            Ok(attached) => process.channel.queue(&Envelope { generation: to, body }, &attached),
             Err(error) => return self.not_sent(about, fds, error.to_string()),
         };
-        match sent {
-            Ok(Sent::Sent) => {}
-            Ok(Sent::Queued) => process.queued.notify_one(),
+        match queued {
+            Ok(()) if self.unsent.contains(&to) => {}
+            Ok(()) => self.unsent.push_back(to),
             Err(error) => match error.fault() {
                 Fault::Peer => self.channel_failed(to, &error),
                 Fault::Ours => self.not_sent(about, fds, error.to_string()),
@@ -454,6 +488,7 @@ impl Shell {
             ChannelError::FdsTruncated
             | ChannelError::NoFds(_)
             | ChannelError::TooLong(_)
+            | ChannelError::Malformed
             | ChannelError::TooManyFds(_)
             | ChannelError::QueueFull
             | ChannelError::Codec(_)
