@@ -3,10 +3,18 @@
 use std::time::Duration;
 
 // Control channel.
+/// One datagram of the control channel: one frame or several, each behind its head.
+pub const CONTROL_DATAGRAM_BYTES_MAX: usize = 64 * 1024;
+/// Before each frame: its length (u16, little-endian) and the number of its fds (u8).
+pub const CONTROL_HEAD_BYTES: usize = 3;
 /// One control frame, encoded.
-pub const CONTROL_FRAME_BYTES_MAX: usize = 64 * 1024;
-/// Fds with one control frame (the kernel's SCM_MAX_FD is 253).
+pub const CONTROL_FRAME_BYTES_MAX: usize = CONTROL_DATAGRAM_BYTES_MAX - CONTROL_HEAD_BYTES;
+/// Fds with one datagram, and so with one frame (the kernel's SCM_MAX_FD is 253).
 pub const CONTROL_FDS_MAX: usize = 64;
+const _: () = assert!(
+    CONTROL_FRAME_BYTES_MAX <= 0xFFFF && CONTROL_FDS_MAX <= 0xFF,
+    "a head holds any frame's length and fds"
+);
 /// Frames waiting at one end because the socket is full; beyond it the peer is ended.
 pub const CONTROL_QUEUE_FRAMES_MAX: usize = 4096;
 /// How long a spawned process may take to say hello.
@@ -297,6 +305,8 @@ pub const WATCH_EVENTS_MAX: usize = 1024;
 pub const STATUS_WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// Messages between a worker's io thread and its control thread, each way.
 pub const CONTROL_MESSAGES_MAX: usize = 4096;
+/// Messages that the control thread takes before it sends them.
+pub const CONTROL_MESSAGES_PER_TURN: usize = 256;
 /// How long a process that leaves waits for the supervisor to take its last words.
 pub const CONTROL_FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 

@@ -2,7 +2,12 @@
 //!
 //! Tasks on one current-thread runtime share the shell; none holds it across an await. An effect
 //! may cause events (a process that cannot be started, fds that cannot be made); they are handled
-//! in order before the next event from outside.
+//! in order before the next event from outside. Frames to processes go out at the end of a
+//! [`Turn`], many in one datagram.
+
+mod turn;
+
+pub use turn::Turn;
 
 use crate::core::Core;
 use crate::core::event::{Announcement, Effect, Event, Fds, Loss};
@@ -40,7 +45,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 /// The core behind its trait.
 pub trait Decide {
-    fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect>;
+    fn handle(&mut self, now: Duration, event: Event, effects: &mut Vec<Effect>);
     fn status(&self, now: Duration) -> Status;
     fn has_session(&self, session: SessionId) -> bool;
     fn reload(&mut self, now: Duration, reloaded: Reloaded) -> Vec<Effect>;
@@ -49,8 +54,8 @@ pub trait Decide {
 }
 
 impl Decide for Core<Box<dyn Rules>> {
-    fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect> {
-        Self::handle(self, now, event)
+    fn handle(&mut self, now: Duration, event: Event, effects: &mut Vec<Effect>) {
+        self.handle_into(now, event, effects);
     }
 
     fn status(&self, now: Duration) -> Status {
@@ -114,6 +119,10 @@ pub struct Shell {
     clients: HashMap<u64, mpsc::Sender<Reply>>,
     next_ticket: u64,
     started_unix_ms: u64,
+    /// Room for the effects of one event.
+    effects: Vec<Effect>,
+    /// Processes with frames queued in this turn.
+    unsent: VecDeque<Generation>,
     watchers: broadcast::Sender<Reply>,
     log: EventLog,
     /// A connection whose fd has this number or a higher one is closed, for the lowest free number
@@ -274,6 +283,8 @@ impl Shell {
                 clients: HashMap::new(),
                 next_ticket: 1,
                 started_unix_ms: clock::unix_ms(),
+                effects: Vec::new(),
+                unsent: VecDeque::new(),
                 watchers: broadcast::channel(WATCH_EVENTS_MAX).0,
                 log: EventLog::default(),
                 accepted_fds_max: fds_max - FDS_RESERVED.min(fds_max / 4),
@@ -286,29 +297,38 @@ impl Shell {
         })
     }
 
-    /// Handles an event and everything that follows from it.
+    /// A turn with one event.
     pub fn on(&mut self, event: Event) {
+        self.handle(event);
+        self.end_turn();
+    }
+
+    /// Handles an event and everything that follows from it.
+    fn handle(&mut self, event: Event) {
         let now = self.started.elapsed();
         self.pending.push_back(event);
         if self.log.is_report_due(now) {
             self.log.report(now);
         }
-        self.settle(now);
+        self.handle_pending(now);
     }
 
     /// Performs what pending events lead to, until nothing is left to do.
-    fn settle(&mut self, now: Duration) {
+    fn handle_pending(&mut self, now: Duration) {
+        let mut effects = std::mem::take(&mut self.effects);
         loop {
             while let Some(event) = self.pending.pop_front() {
-                for effect in self.core.handle(now, event) {
+                self.core.handle(now, event, &mut effects);
+                for effect in effects.drain(..) {
                     self.perform(effect);
                 }
             }
             match self.spawns.pop_front() {
                 Some((role, generation)) => self.spawn(role, generation),
-                None => return,
+                None => break,
             }
         }
+        self.effects = effects;
     }
 
     fn reload(&mut self, first: &Settings, reloaded: Reloaded) {
@@ -322,7 +342,8 @@ impl Shell {
         for effect in self.core.reload(now, reloaded) {
             self.perform(effect);
         }
-        self.settle(now);
+        self.handle_pending(now);
+        self.end_turn();
     }
 
     /// What takes time: the answers come through the receiver, whose end is the last of them.
@@ -365,7 +386,16 @@ impl Shell {
             .ok_or_else(|| format!("no session {text}"))
     }
 
-    pub fn accepted(&mut self, socket: TcpStream, peer: SocketAddr) {
+    /// Sends what was queued, so that nothing waits but for a socket that takes no more. What
+    /// follows from a channel that failed belongs to the same turn.
+    fn end_turn(&mut self) {
+        while let Some(generation) = self.unsent.pop_front() {
+            self.flush(generation);
+            self.handle_pending(self.started.elapsed());
+        }
+    }
+
+    fn accepted(&mut self, socket: TcpStream, peer: SocketAddr) {
         if socket.as_raw_fd() >= self.accepted_fds_max {
             self.count_no_fds();
             return;
@@ -375,7 +405,7 @@ impl Shell {
         let session = SessionId { epoch: self.epoch, counter: self.next_session };
         self.next_session += 1;
         self.vault.accept(session, socket);
-        self.on(Event::Accepted { session, peer });
+        self.handle(Event::Accepted { session, peer });
     }
 
     pub fn count_no_fds(&mut self) {
@@ -385,7 +415,7 @@ impl Shell {
         }
     }
 
-    pub fn receive(
+    fn receive(
         &mut self,
         generation: Generation,
     ) -> Result<Option<Received<FromWorker>>, ChannelError> {
@@ -395,7 +425,7 @@ impl Shell {
         }
     }
 
-    pub fn frame(
+    fn frame(
         &mut self,
         channel: Generation,
         envelope: Envelope<FromWorker>,
@@ -418,20 +448,21 @@ impl Shell {
                 (Ok(()), Some(socket)) => self.vault.keep_dialed(*ticket, socket),
                 (Ok(()), None) => {
                     let loss = Loss::Broken("a connection without its socket".to_owned());
-                    self.on(Event::ChannelLost { generation: channel, loss });
+                    self.handle(Event::ChannelLost { generation: channel, loss });
                     return;
                 }
                 (Err(_), _) => {}
             }
         }
-        self.on(Event::Frame { channel, claimed, body });
+        self.handle(Event::Frame { channel, claimed, body });
     }
 
-    pub fn flush(&mut self, generation: Generation) {
+    fn flush(&mut self, generation: Generation) {
         let Some(process) = self.processes.get_mut(&generation) else { return };
-        let flushed = process.channel.flush();
-        if let Err(error) = flushed {
-            self.channel_failed(generation, &error);
+        match process.channel.flush() {
+            Ok(Sent::Sent) => {}
+            Ok(Sent::Queued) => process.queued.notify_one(),
+            Err(error) => self.channel_failed(generation, &error),
         }
     }
 
@@ -589,13 +620,13 @@ impl Shell {
     fn send(&mut self, to: Generation, mut body: ToWorker, fds: Fds) {
         let Some(process) = self.processes.get_mut(&to) else { return };
         let about = session_of(&body);
-        let sent = match self.vault.attach(&mut body, fds) {
-            Ok(attached) => process.channel.send(&Envelope { generation: to, body }, &attached),
+        let queued = match self.vault.attach(&mut body, fds) {
+            Ok(attached) => process.channel.queue(&Envelope { generation: to, body }, &attached),
             Err(error) => return self.not_sent(about, fds, error.to_string()),
         };
-        match sent {
-            Ok(Sent::Sent) => {}
-            Ok(Sent::Queued) => process.queued.notify_one(),
+        match queued {
+            Ok(()) if self.unsent.contains(&to) => {}
+            Ok(()) => self.unsent.push_back(to),
             Err(error) => match error.fault() {
                 Fault::Peer => self.channel_failed(to, &error),
                 Fault::Ours => self.not_sent(about, fds, error.to_string()),
@@ -619,6 +650,7 @@ impl Shell {
             ChannelError::FdsTruncated
             | ChannelError::NoFds(_)
             | ChannelError::TooLong(_)
+            | ChannelError::Malformed
             | ChannelError::TooManyFds(_)
             | ChannelError::QueueFull
             | ChannelError::Codec(_)

@@ -6,13 +6,16 @@
 //! fails and the io thread learns that it is on its own.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use tasuki_shared::channel::{Channel, ChannelError, Received, Sent};
 use tasuki_shared::id::Generation;
 use tasuki_shared::inherit::Inherited;
-use tasuki_shared::limits::{CONTROL_FLUSH_DEADLINE, CONTROL_MESSAGES_MAX};
+use tasuki_shared::limits::{
+    CONTROL_FLUSH_DEADLINE, CONTROL_MESSAGES_MAX, CONTROL_MESSAGES_PER_TURN,
+};
 use tasuki_shared::message::{Envelope, FromWorker, PROTOCOL_VERSION, ToWorker};
 use tokio::io::{Interest, Ready};
 use tokio::net::UnixStream;
@@ -102,11 +105,12 @@ async fn serve(
     to_io: mpsc::Sender<Told>,
     wake: impl Fn(),
 ) {
+    let mut outgoing = Vec::new();
     let reason = loop {
         let sent = tokio::select! {
-            outgoing = from_io.recv() => match outgoing {
-                Some(outgoing) => pass_on(&mut line, outgoing),
-                None => return flush(&mut line).await,
+            count = from_io.recv_many(&mut outgoing, CONTROL_MESSAGES_PER_TURN) => match count {
+                0 => return flush(&mut line).await,
+                _ => pass_on(&mut line, &mut outgoing),
             },
             received = take_in(&mut line, &to_io) => match received {
                 Ok(()) => {
@@ -115,9 +119,10 @@ async fn serve(
                 }
                 Err(Some(error)) => break error,
                 // The io thread listens no more, but what it said is to arrive.
-                Err(None) => match from_io.recv().await {
-                    Some(outgoing) => pass_on(&mut line, outgoing),
-                    None => return flush(&mut line).await,
+                Err(None) => match from_io.recv_many(&mut outgoing, CONTROL_MESSAGES_PER_TURN).await
+                {
+                    0 => return flush(&mut line).await,
+                    _ => pass_on(&mut line, &mut outgoing),
                 },
             },
         };
@@ -130,9 +135,12 @@ async fn serve(
     }
 }
 
-fn pass_on(line: &mut Line, (body, fds): Outgoing) -> Result<(), ChannelError> {
-    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    line.send(body, &fds)
+/// Sends what the io thread said in one turn, in as few datagrams as it fits.
+fn pass_on(line: &mut Line, outgoing: &mut Vec<Outgoing>) -> Result<(), ChannelError> {
+    for (body, fds) in outgoing.drain(..) {
+        line.queue(body, fds)?;
+    }
+    line.flush()
 }
 
 /// A supervisor that takes no last words within the deadline does not get them.
@@ -180,13 +188,24 @@ impl Line {
             greeting: Greeting::Awaited,
         };
         let pid = std::process::id().try_into().map_err(io::Error::other)?;
-        line.send(FromWorker::Hello { version: PROTOCOL_VERSION, pid }, &[])?;
+        line.send(FromWorker::Hello { version: PROTOCOL_VERSION, pid }, Vec::new())?;
         Ok(line)
     }
 
-    pub fn send(&mut self, body: FromWorker, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
-        let envelope = Envelope { generation: self.generation, body };
-        match self.channel.send(&envelope, fds)? {
+    pub fn send(&mut self, body: FromWorker, fds: Vec<OwnedFd>) -> Result<(), ChannelError> {
+        self.queue(body, fds)?;
+        self.flush()
+    }
+
+    /// To be sent with the next flush.
+    fn queue(&mut self, body: FromWorker, fds: Vec<OwnedFd>) -> Result<(), ChannelError> {
+        let fds: Vec<_> = fds.into_iter().map(Arc::new).collect();
+        self.channel.queue(&Envelope { generation: self.generation, body }, &fds)
+    }
+
+    /// What the socket does not take goes out when it does, while somebody waits for this line.
+    fn flush(&mut self) -> Result<(), ChannelError> {
+        match self.channel.flush()? {
             Sent::Sent | Sent::Queued => Ok(()),
         }
     }
@@ -194,9 +213,11 @@ impl Line {
     /// The next frame for this process. Cancelling it loses nothing.
     pub async fn recv(&mut self) -> Result<(ToWorker, Vec<OwnedFd>), LineError> {
         loop {
-            let ready = self.ready(Interest::READABLE).await?;
-            if !(ready.is_readable() || ready.is_read_closed()) {
-                continue;
+            if !self.channel.has_received() {
+                let ready = self.ready(Interest::READABLE).await?;
+                if !(ready.is_readable() || ready.is_read_closed()) {
+                    continue;
+                }
             }
             let Some((envelope, fds)) = self.try_recv()? else { continue };
             // A frame for a predecessor cannot come through this socket; if it does, it is stale.
@@ -260,6 +281,9 @@ impl Line {
     }
 
     fn try_recv(&mut self) -> Result<Option<Received<ToWorker>>, ChannelError> {
+        if self.channel.has_received() {
+            return self.channel.recv();
+        }
         let mut received = Ok(None);
         let channel = &mut self.channel;
         let _ = self.socket.try_io(Interest::READABLE, || {

@@ -27,13 +27,49 @@ pub enum Access {
 /// Makes a memfd of exactly `bytes`, sealed against resizing (memfd_create(2), F_ADD_SEALS), with
 /// mode 0600 so that no other uid can reopen it writable through /proc.
 pub fn create_sealed(name: &CStr, bytes: usize) -> io::Result<OwnedFd> {
-    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let fd = create_unsized(name)?;
     let length = i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
     nix::unistd::ftruncate(&fd, length)?;
     nix::sys::stat::fchmod(&fd, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
-    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-    fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(all_seals()))?;
     Ok(fd)
+}
+
+/// Makes an empty memfd that somebody will size and seal.
+pub fn create_unsized(name: &CStr) -> io::Result<OwnedFd> {
+    Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?)
+}
+
+/// Gives a memfd its size and its seals, or finds that it has them. What somebody sized or sealed
+/// otherwise is refused.
+pub fn size_and_seal(
+    what: &'static str,
+    fd: BorrowedFd<'_>,
+    bytes: usize,
+) -> Result<(), MemoryError> {
+    let io = |errno: nix::errno::Errno| MemoryError::Io { what, source: errno.into() };
+    let seals = SealFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GET_SEALS).map_err(io)?);
+    if !seals.contains(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW) {
+        let expected = bytes as u64;
+        let found = size(what, fd)?;
+        if found == 0 && !seals.contains(SealFlag::F_SEAL_GROW) {
+            let length = i64::try_from(bytes).map_err(|_| MemoryError::Io {
+                what,
+                source: io::ErrorKind::InvalidInput.into(),
+            })?;
+            nix::unistd::ftruncate(fd, length).map_err(io)?;
+        } else if found != expected {
+            return Err(MemoryError::Size { what, found, expected });
+        }
+        fcntl(fd, FcntlArg::F_ADD_SEALS(all_seals())).map_err(io)?;
+    }
+    // Looked at last: nobody can change it any more.
+    let (found, expected) = (sealed_size(what, fd)?, bytes as u64);
+    if found == expected { Ok(()) } else { Err(MemoryError::Size { what, found, expected }) }
+}
+
+fn all_seals() -> SealFlag {
+    SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL
 }
 
 /// Size of a memfd, refused unless it is sealed against shrinking (a mapping of a shrunk file
@@ -45,6 +81,10 @@ pub fn sealed_size(what: &'static str, fd: BorrowedFd<'_>) -> Result<u64, Memory
     if seals & needed != needed {
         return Err(MemoryError::Damaged { what, why: "not sealed against resizing" });
     }
+    size(what, fd)
+}
+
+fn size(what: &'static str, fd: BorrowedFd<'_>) -> Result<u64, MemoryError> {
     let stat = nix::sys::stat::fstat(fd)
         .map_err(|errno| MemoryError::Io { what, source: errno.into() })?;
     u64::try_from(stat.st_size).map_err(|_| MemoryError::Damaged { what, why: "negative size" })

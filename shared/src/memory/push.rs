@@ -58,7 +58,8 @@ mod tests {
     fn a_push_memfd_opens_and_a_session_memfd_in_its_place_does_not() {
         assert!(PushMemory::open(&create().unwrap()).is_ok());
         let owner = crate::message::Owner::Offered(crate::id::Generation(1));
-        let session = super::super::session::create(owner).unwrap();
+        let session = super::super::session::create().unwrap();
+        let _memory = super::super::session::SessionMemory::finish(&session, owner).unwrap();
         assert!(PushMemory::open(&session).is_err());
     }
 }

@@ -267,6 +267,8 @@ impl<R: Rules> Core<R> {
             self.tell_move(now, id, &moving, &outcome);
         }
         let Some(session) = self.sessions.get(&id) else { return };
+        // Only a live stream has a name to give away; most ends are those of lobbies.
+        let named = session.publish.live_name().is_some();
         if let Some(name) = session.publish.name() {
             let announcement =
                 Announcement::new(loudness_of(&reason), "session_ended", reason.to_string())
@@ -281,7 +283,9 @@ impl<R: Rules> Core<R> {
             self.announce(announcement);
         }
         self.close_quietly(id);
-        self.grant_waiting_names(now);
+        if named {
+            self.grant_waiting_names(now);
+        }
     }
 
     pub(super) fn close_quietly(&mut self, id: SessionId) {

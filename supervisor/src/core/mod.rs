@@ -142,6 +142,17 @@ impl<R: Rules> Core<R> {
     }
 
     pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect> {
+        self.apply(now, event);
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The same into room that is used again from event to event.
+    pub fn handle_into(&mut self, now: Duration, event: Event, effects: &mut Vec<Effect>) {
+        self.apply(now, event);
+        effects.append(&mut self.effects);
+    }
+
+    fn apply(&mut self, now: Duration, event: Event) {
         match event {
             Event::Started => self.start(now),
             Event::Tick => self.tick(now),
@@ -187,15 +198,14 @@ impl<R: Rules> Core<R> {
             }
             Event::Terminate => self.terminate(now),
         }
-        self.after(now)
+        self.after(now);
     }
 
     /// What may follow from any event.
-    fn after(&mut self, now: Duration) -> Vec<Effect> {
+    fn after(&mut self, now: Duration) {
         self.run_recycles(now);
         self.leave_when_empty(now);
         self.drop_temporary_slots();
-        std::mem::take(&mut self.effects)
     }
 
     pub fn stage(&self) -> Stage {

@@ -250,7 +250,8 @@ impl<R: Rules> Core<R> {
         } else {
             self.rotate_for_reload(now);
         }
-        self.after(now)
+        self.after(now);
+        std::mem::take(&mut self.effects)
     }
 
     fn rotate_for_reload(&mut self, now: Duration) {

@@ -1,34 +1,37 @@
 //! What outlives a worker: a dup of every socket and memfd of every session.
 //!
 //! Fds go to a worker with its lease or verdict and stay here as well, so a worker's death closes
-//! nothing. They leave this table in one way: the session is closed, its sockets shut down first,
+//! nothing. They are shared with the frames that wait for the end of a turn to be sent. They leave this table in one way: the session is closed, its sockets shut down first,
 //! because a worker's own dup would otherwise keep the connection open.
 
 use crate::core::event::Fds;
-use nix::sys::eventfd::EventFd;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use tasuki_shared::id::{Generation, PushId, SessionId};
 use tasuki_shared::kernel;
-use tasuki_shared::memory;
 use tasuki_shared::memory::session::Activity;
+use tasuki_shared::memory::{self, MemoryError};
 use tasuki_shared::message::{Lease, Owner, ToWorker, Verdict};
 use tasuki_shared::plan::Plan;
+
+/// The fds of a frame in their order.
+pub type Attached = Vec<Arc<OwnedFd>>;
 
 /// Everything held for one session.
 #[derive(Debug)]
 struct Held {
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     /// Made at the first lease, so a connection that is closed at once never has one.
-    memory: Option<OwnedFd>,
-    logs: Vec<OwnedFd>,
-    pushes: Vec<OwnedFd>,
-    connected: BTreeMap<PushId, OwnedFd>,
+    memory: Option<Arc<OwnedFd>>,
+    logs: Vec<Arc<OwnedFd>>,
+    pushes: Vec<Arc<OwnedFd>>,
+    connected: BTreeMap<PushId, Arc<OwnedFd>>,
     /// What the owner rings when it has released the session to the target of a hand-off.
-    bell: Option<EventFd>,
+    bell: Option<Arc<OwnedFd>>,
 }
 
 /// All sessions' fds, and sockets that the dialer connected and nobody has yet.
@@ -49,22 +52,21 @@ pub enum HandoffError {
     Push(#[source] io::Error),
     #[error("an eventfd for a hand-off: {0}")]
     Bell(#[source] io::Error),
-    #[error("its owner word is damaged")]
-    OwnerWord,
+    #[error("its owner word: {0}")]
+    OwnerWord(#[source] MemoryError),
     #[error("its file descriptors are gone")]
     Unknown,
 }
 
 impl Held {
     /// The fds of a lease in their order.
-    fn fds(&self, lease: &Lease) -> Result<Vec<BorrowedFd<'_>>, HandoffError> {
-        let mut fds = vec![self.socket.as_fd()];
-        fds.extend(self.memory.as_ref().map(AsFd::as_fd));
+    fn fds(&self, lease: &Lease, memory: Arc<OwnedFd>) -> Result<Attached, HandoffError> {
+        let mut fds = vec![Arc::clone(&self.socket), memory];
         if let Some(live) = &lease.live {
-            fds.extend(self.logs.iter().map(AsFd::as_fd));
-            fds.extend(self.pushes.iter().map(AsFd::as_fd));
+            fds.extend(self.logs.iter().cloned());
+            fds.extend(self.pushes.iter().cloned());
             for push in &live.connected {
-                fds.push(self.connected.get(push).ok_or(HandoffError::Unknown)?.as_fd());
+                fds.push(Arc::clone(self.connected.get(push).ok_or(HandoffError::Unknown)?));
             }
         }
         Ok(fds)
@@ -74,7 +76,7 @@ impl Held {
 impl Vault {
     pub fn accept(&mut self, session: SessionId, socket: TcpStream) {
         let held = Held {
-            socket: socket.into(),
+            socket: Arc::new(socket.into()),
             memory: None,
             logs: Vec::new(),
             pushes: Vec::new(),
@@ -85,11 +87,7 @@ impl Vault {
     }
 
     /// The fds that go with a frame, in their order.
-    pub fn attach(
-        &mut self,
-        body: &mut ToWorker,
-        fds: Fds,
-    ) -> Result<Vec<BorrowedFd<'_>>, HandoffError> {
+    pub fn attach(&mut self, body: &mut ToWorker, fds: Fds) -> Result<Attached, HandoffError> {
         match (fds, body) {
             (Fds::Session(_), ToWorker::Adopt(lease)) => self.lease(lease),
             (Fds::Logs(session), ToWorker::Verdict { verdict: Verdict::Allow(plan), .. }) => {
@@ -101,7 +99,7 @@ impl Vault {
             (Fds::Preparation(_), ToWorker::Prepare(lease)) => self.preparation(lease),
             (Fds::Bell(session), _) => {
                 let held = self.sessions.get(&session).ok_or(HandoffError::Unknown)?;
-                Ok(vec![held.bell.as_ref().ok_or(HandoffError::Unknown)?.as_fd()])
+                Ok(vec![held.bell.clone().ok_or(HandoffError::Unknown)?])
             }
             (Fds::None | Fds::Session(_) | Fds::Preparation(_) | Fds::Logs(_), _) => Ok(Vec::new()),
         }
@@ -109,28 +107,32 @@ impl Vault {
 
     /// The fds of a lease in their order. The owner word is the truth about the owner: what the
     /// lease expects is corrected by it, for a worker may have died between its CAS and its word.
-    pub fn lease(&mut self, lease: &mut Lease) -> Result<Vec<BorrowedFd<'_>>, HandoffError> {
+    /// While no adopter has written one, the owner is who the lease says.
+    pub fn lease(&mut self, lease: &mut Lease) -> Result<Attached, HandoffError> {
         let held = self.sessions.get_mut(&lease.session).ok_or(HandoffError::Unknown)?;
-        match &held.memory {
-            Some(held_memory) => {
-                lease.expect = memory::session::read_owner(held_memory)
-                    .map_err(HandoffError::Memory)?
-                    .ok_or(HandoffError::OwnerWord)?;
+        let memory = match &held.memory {
+            Some(memory) => {
+                let owner = memory::session::read_owner(memory).map_err(HandoffError::OwnerWord)?;
+                lease.expect = owner.unwrap_or(lease.expect);
+                memory
             }
             None => {
-                let made = memory::session::create(lease.expect).map_err(HandoffError::Memory)?;
-                held.memory = Some(made);
+                let made = memory::session::create().map_err(HandoffError::Memory)?;
+                held.memory.insert(Arc::new(made))
             }
-        }
-        held.fds(lease)
+        };
+        let memory = Arc::clone(memory);
+        held.fds(lease, memory)
     }
 
     /// As `lease` for a session that its owner still holds, and last a new eventfd.
-    fn preparation(&mut self, lease: &Lease) -> Result<Vec<BorrowedFd<'_>>, HandoffError> {
+    fn preparation(&mut self, lease: &Lease) -> Result<Attached, HandoffError> {
         let held = self.sessions.get_mut(&lease.session).ok_or(HandoffError::Unknown)?;
-        held.bell = Some(kernel::event().map_err(HandoffError::Bell)?);
-        let mut fds = held.fds(lease)?;
-        fds.extend(held.bell.as_ref().map(AsFd::as_fd));
+        let bell = Arc::new(OwnedFd::from(kernel::event().map_err(HandoffError::Bell)?));
+        held.bell = Some(Arc::clone(&bell));
+        let memory = held.memory.clone().ok_or(HandoffError::Unknown)?;
+        let mut fds = held.fds(lease, memory)?;
+        fds.push(bell);
         Ok(fds)
     }
 
@@ -148,7 +150,7 @@ impl Vault {
 
     /// The sessions that this dead process owned and was at work on, as their memory says.
     pub fn processing(&self, generation: Generation) -> BTreeSet<SessionId> {
-        let at_work = |memory: &OwnedFd| {
+        let at_work = |memory: &Arc<OwnedFd>| {
             let owner = memory::session::read_owner(memory).ok().flatten();
             let activity = memory::session::read_activity(memory).ok();
             owner == Some(Owner::Held(generation)) && activity == Some(Activity::Processing)
@@ -161,20 +163,17 @@ impl Vault {
     }
 
     /// The memfds of a plan in their order, made once.
-    pub fn logs(
-        &mut self,
-        session: SessionId,
-        plan: &Plan,
-    ) -> Result<Vec<BorrowedFd<'_>>, HandoffError> {
+    pub fn logs(&mut self, session: SessionId, plan: &Plan) -> Result<Attached, HandoffError> {
         let held = self.sessions.get_mut(&session).ok_or(HandoffError::Unknown)?;
         if held.logs.is_empty() {
-            let logs = plan.logs().into_iter().map(|(_, size)| memory::log::create(size));
+            let logs =
+                plan.logs().into_iter().map(|(_, size)| memory::log::create(size).map(Arc::new));
             let logs = logs.collect::<io::Result<_>>().map_err(HandoffError::Log)?;
-            let pushes = plan.pushes.iter().map(|_| memory::push::create());
+            let pushes = plan.pushes.iter().map(|_| memory::push::create().map(Arc::new));
             held.pushes = pushes.collect::<io::Result<_>>().map_err(HandoffError::Push)?;
             held.logs = logs;
         }
-        Ok(held.logs.iter().chain(&held.pushes).map(AsFd::as_fd).collect())
+        Ok(held.logs.iter().chain(&held.pushes).cloned().collect())
     }
 
     /// Keeps a socket that came with a ticket until the core says whose it is.
@@ -192,11 +191,11 @@ impl Vault {
         session: SessionId,
         push: PushId,
         ticket: u64,
-    ) -> Result<BorrowedFd<'_>, HandoffError> {
-        let socket = self.dialed.remove(&ticket).ok_or(HandoffError::Unknown)?;
+    ) -> Result<Arc<OwnedFd>, HandoffError> {
+        let socket = Arc::new(self.dialed.remove(&ticket).ok_or(HandoffError::Unknown)?);
         let held = self.sessions.get_mut(&session).ok_or(HandoffError::Unknown)?;
-        held.connected.insert(push, socket);
-        held.connected.get(&push).map(AsFd::as_fd).ok_or(HandoffError::Unknown)
+        held.connected.insert(push, Arc::clone(&socket));
+        Ok(socket)
     }
 
     pub fn drop_push(&mut self, session: SessionId, push: PushId) {
@@ -210,7 +209,7 @@ impl Vault {
     pub fn close(&mut self, session: SessionId) {
         if let Some(held) = self.sessions.remove(&session) {
             shut_down(&held.socket);
-            held.connected.values().for_each(shut_down);
+            held.connected.values().for_each(|socket| shut_down(socket));
         }
     }
 }
@@ -218,4 +217,40 @@ impl Vault {
 /// A connection that is gone already is as good.
 fn shut_down(socket: &OwnedFd) {
     let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use tasuki_shared::memory::owner;
+    use tasuki_shared::memory::session::SessionMemory;
+    use tasuki_shared::message::Admission;
+
+    #[test]
+    fn a_lease_expects_what_the_memory_says_and_what_it_said_before_while_that_is_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = listener.local_addr().unwrap();
+        let _client = TcpStream::connect(peer).unwrap();
+        let (mut vault, session) = (Vault::default(), SessionId { epoch: 1, counter: 1 });
+        vault.accept(session, listener.accept().unwrap().0);
+        let [offered, later] = [1, 2].map(|generation| Owner::Offered(Generation(generation)));
+        let lease =
+            |expect| Lease { session, peer, expect, admission: Admission::Admit, live: None };
+        // The first worker died before it did anything.
+        let mut first = lease(offered);
+        assert_eq!((vault.lease(&mut first).unwrap().len(), first.expect), (2, offered));
+        let mut second = lease(later);
+        let fds = vault.lease(&mut second).unwrap();
+        assert_eq!(second.expect, later);
+        // The second took the owner word and never said so.
+        let memory = SessionMemory::finish(&*fds[1], second.expect).unwrap();
+        owner::take(memory.owner(), second.expect, Generation(2)).unwrap();
+        let mut third = lease(later);
+        vault.lease(&mut third).unwrap();
+        assert_eq!(third.expect, Owner::Held(Generation(2)));
+        memory.owner().store(0, std::sync::atomic::Ordering::Relaxed);
+        let refused = vault.lease(&mut lease(later));
+        assert!(matches!(refused, Err(HandoffError::OwnerWord(_))));
+    }
 }

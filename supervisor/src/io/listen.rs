@@ -1,6 +1,6 @@
 //! Listeners: from the kernel's queue into the shell, as fast as it goes and never in a spin.
 
-use crate::event_loop::SharedShell;
+use crate::event_loop::{SharedShell, Turn};
 use crate::io::watch::watch;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen as start, setsockopt,
@@ -104,10 +104,10 @@ enum Drained {
 }
 
 fn drain(shell: &SharedShell, listener: &TcpListener) -> Drained {
-    let mut shell = shell.borrow_mut();
+    let mut turn = Turn::begin(shell);
     for _ in 0..ACCEPTS_PER_TURN {
         match listener.accept() {
-            Ok((socket, peer)) => shell.accepted(socket, peer),
+            Ok((socket, peer)) => turn.accepted(socket, peer),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => return Drained::Empty,
                 Some(libc::EMFILE | libc::ENFILE) => return Drained::NoFds,

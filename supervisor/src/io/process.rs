@@ -3,8 +3,8 @@
 //! When the pidfd is readable every thread of the process is dead; what it had sent is read before
 //! the death is told, so a session that ended properly is not taken for an orphan.
 
-use crate::core::event::{Event, Loss};
-use crate::event_loop::SharedShell;
+use crate::core::event::Loss;
+use crate::event_loop::{SharedShell, Turn};
 use crate::io::spawn::Spawned;
 use crate::io::watch::watch;
 use std::io;
@@ -53,7 +53,7 @@ pub async fn serve(shell: SharedShell, watched: Watched) {
             ready = channel.ready(interest), if line == Line::Open => {
                 let Ok(mut ready) = ready else { break };
                 if ready.ready().is_writable() && !flushed {
-                    shell.borrow_mut().flush(generation);
+                    Turn::begin(&shell).writable(generation);
                     if !shell.borrow().is_flushed(generation) {
                         ready.clear_ready_matching(tokio::io::Ready::WRITABLE);
                     }
@@ -88,11 +88,11 @@ enum Read {
 }
 
 fn read(shell: &SharedShell, generation: Generation) -> Read {
+    let mut turn = Turn::begin(shell);
     for _ in 0..FRAMES_PER_TURN {
-        let mut shell = shell.borrow_mut();
-        let loss = match shell.receive(generation) {
+        let loss = match turn.receive(generation) {
             Ok(Some((envelope, fds))) => {
-                shell.frame(generation, envelope, fds);
+                turn.frame(generation, envelope, fds);
                 continue;
             }
             Ok(None) => return Read::Empty,
@@ -104,7 +104,7 @@ fn read(shell: &SharedShell, generation: Generation) -> Read {
             }
             Err(error) => Loss::Broken(error.to_string()),
         };
-        shell.on(Event::ChannelLost { generation, loss });
+        turn.lost(generation, loss);
         return Read::Lost;
     }
     Read::More

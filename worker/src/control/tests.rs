@@ -28,11 +28,14 @@ fn hello() -> ToWorker {
 }
 
 fn hear(supervisor: &mut Supervisor) -> FromWorker {
-    let mut polled = [nix::poll::PollFd::new(
-        std::os::fd::AsFd::as_fd(supervisor),
-        nix::poll::PollFlags::POLLIN,
-    )];
-    assert_eq!(nix::poll::poll(&mut polled, 10_000_u16).unwrap(), 1);
+    // The socket does not tell of frames that came with one before.
+    if !supervisor.has_received() {
+        let mut polled = [nix::poll::PollFd::new(
+            std::os::fd::AsFd::as_fd(supervisor),
+            nix::poll::PollFlags::POLLIN,
+        )];
+        assert_eq!(nix::poll::poll(&mut polled, 10_000_u16).unwrap(), 1);
+    }
     supervisor.recv().unwrap().unwrap().0.body
 }
 

@@ -7,7 +7,7 @@
 mod connect;
 
 use crate::control::{Line, LineError};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::inherit::Inherited;
@@ -58,7 +58,7 @@ enum Stage {
 
 async fn serve(inherited: Inherited) -> Result<(), LineError> {
     let mut line = Line::open(inherited)?;
-    line.send(FromWorker::Ready, &[])?;
+    line.send(FromWorker::Ready, Vec::new())?;
     let mut dials: JoinSet<Answer> = JoinSet::new();
     let mut beats = tokio::time::interval(HEARTBEAT_INTERVAL);
     let mut stage = Stage::Serving;
@@ -98,7 +98,7 @@ async fn serve(inherited: Inherited) -> Result<(), LineError> {
             }
             _ = beats.tick() => {
                 let heartbeat = Heartbeat { session: None, lobby: 0, allocator: None };
-                line.send(FromWorker::Heartbeat(Box::new(heartbeat)), &[])?;
+                line.send(FromWorker::Heartbeat(Box::new(heartbeat)), Vec::new())?;
             }
         }
     }
@@ -110,9 +110,11 @@ fn answer(line: &mut Line, (ticket, outcome): Answer) -> Result<(), LineError> {
     match outcome {
         Ok(socket) => {
             let body = FromWorker::Connected { ticket, outcome: Ok(()) };
-            line.send(body, &[socket.as_fd()])?;
+            line.send(body, vec![socket])?;
         }
-        Err(error) => line.send(FromWorker::Connected { ticket, outcome: Err(error) }, &[])?,
+        Err(error) => {
+            line.send(FromWorker::Connected { ticket, outcome: Err(error) }, Vec::new())?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 use super::*;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use tasuki_shared::channel::{Channel, ChannelError, Sent, pair};
 use tasuki_shared::id::{Generation, SlotId};
 use tasuki_shared::message::{Envelope, PROTOCOL_VERSION, Role};
@@ -22,9 +23,11 @@ fn say(supervisor: &mut Supervisor, body: ToWorker) {
 /// The answer to a dial; what else is said meanwhile is passed over.
 fn answer_of(supervisor: &mut Supervisor) -> (u64, Result<(), DialError>, Vec<OwnedFd>) {
     loop {
-        let flags = nix::poll::PollFlags::POLLIN;
-        let mut polled = [nix::poll::PollFd::new(supervisor.as_fd(), flags)];
-        assert_eq!(nix::poll::poll(&mut polled, 20_000_u16).unwrap(), 1);
+        if !supervisor.has_received() {
+            let flags = nix::poll::PollFlags::POLLIN;
+            let mut polled = [nix::poll::PollFd::new(supervisor.as_fd(), flags)];
+            assert_eq!(nix::poll::poll(&mut polled, 20_000_u16).unwrap(), 1);
+        }
         let (envelope, fds) = supervisor.recv().unwrap().unwrap();
         if let FromWorker::Connected { ticket, outcome } = envelope.body {
             return (ticket, outcome, fds);

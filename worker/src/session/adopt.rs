@@ -1,7 +1,7 @@
 //! The one adoption path: a fresh connection, a planned move and a crash take the same steps.
 //!
-//! map → CAS the owner word from exactly what the lease expects → reconcile with the kernel's
-//! counters → load the commit record → read on.
+//! finish the memory if nobody has, and map it → CAS the owner word from exactly what the lease
+//! expects → reconcile with the kernel's counters → load the commit record → read on.
 
 use super::ingest::Ingest;
 use super::pipeline_record::PipelineRecord;
@@ -61,7 +61,8 @@ impl Leased {
         let (Some(memory_fd), Some(socket)) = (fds.pop(), fds.pop()) else {
             return Err(AdoptError::Fds(fds.len()));
         };
-        let memory = SessionMemory::open(&memory_fd)?;
+        // Its first adopter finishes what the supervisor only began.
+        let memory = SessionMemory::finish(&memory_fd, lease.expect)?;
         Ok(Self { lease, socket, memory_fd, memory, live_fds })
     }
 }
