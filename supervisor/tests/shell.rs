@@ -133,7 +133,7 @@ impl Echo {
             ToWorker::Adopt(lease) => {
                 let own = if lease.live.is_some() { 6 } else { 2 };
                 assert_eq!(fds.len(), own, "socket, session memory, and four logs when live");
-                let memory = SessionMemory::open(&fds[1]).unwrap();
+                let memory = SessionMemory::finish(&fds[1], lease.expect).unwrap();
                 owner::take(memory.owner(), lease.expect, self.generation).unwrap();
                 let socket = TcpStream::from(fds.swap_remove(0));
                 socket.set_nonblocking(true).unwrap();
@@ -153,7 +153,7 @@ impl Echo {
                 assert_eq!(fds.len(), own, "the fds of a lease and an eventfd");
                 assert_eq!(lease.expect, Owner::Offered(self.generation));
                 let bell = fds.pop().unwrap();
-                let memory = SessionMemory::open(&fds[1]).unwrap();
+                let memory = SessionMemory::finish(&fds[1], lease.expect).unwrap();
                 let socket = TcpStream::from(fds.swap_remove(0));
                 self.prepared.push((lease.session, socket, memory, bell));
                 self.say(FromWorker::Prepared { session: lease.session });

@@ -140,7 +140,8 @@ mod tests {
     fn loss_inside_a_connection_repetition_and_disorder_are_faults() {
         let sound = [numbers(0..10), numbers(12..30)];
         assert!(check(&sound, 30, 2).is_ok());
-        let damaged = |damage: &dyn Fn(&mut [Vec<Option<u32>>; 2])| {
+        type Connections = [Vec<Option<u32>>; 2];
+        let damaged = |damage: &dyn Fn(&mut Connections)| {
             let mut connections = sound.clone();
             damage(&mut connections);
             check(&connections, 30, 2).unwrap_err()

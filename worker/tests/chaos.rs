@@ -1,5 +1,7 @@
 //! Leaks on purpose, as the kernel sees them. One test, for they share the process they measure.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::time::Duration;
 use tasuki_shared::message::{ChaosPlan, LeakKind, LeakShape};
 use tasuki_worker::allocator;

@@ -50,6 +50,7 @@ pub struct Recycle {
     /// Moves that are over, one for each session.
     pub moves: BTreeMap<SessionId, MoveStatus>,
     pub tried: BTreeMap<SessionId, Tried>,
+    pub evidence: Evidence,
     /// Clients that wait for it.
     pub tickets: BTreeSet<u64>,
 }
@@ -72,6 +73,18 @@ pub enum Phase {
         /// Why it failed, if it did.
         failure: Option<String>,
     },
+}
+
+/// What is kept of a worker that goes for its memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    NotWanted,
+    /// The worker does not leave before, or before then.
+    Awaited {
+        deadline: Duration,
+    },
+    Saved(String),
+    Missing,
 }
 
 /// What became of the attempts to move one session.
@@ -118,6 +131,7 @@ impl<R: Rules> Core<R> {
                 let deadline = now + FRESH_WORKER_DEADLINE;
                 self.set_phase(at, Phase::Preparing { deadline });
                 self.announce_recycle(at, Loudness::Info, "recycle_started", String::new());
+                self.ask_for_evidence(now, at);
                 self.step_recycle(now, at);
             }
             (Phase::Waiting, State::Draining(_)) => {
@@ -181,7 +195,9 @@ impl<R: Rules> Core<R> {
         let Some(process) = self.slots[old].process() else { return };
         let generation = process.generation;
         if process.sessions.is_empty() && process.arriving.is_empty() {
-            self.begin_leaving(now, at);
+            if !self.waits_for_evidence(now, at) {
+                self.begin_leaving(now, at);
+            }
             return;
         }
         let sessions: Vec<SessionId> = process.sessions.iter().copied().collect();
@@ -223,7 +239,7 @@ impl<R: Rules> Core<R> {
                 "recycle_forced",
                 "its sessions go the way of a crash".to_owned(),
             );
-            self.kill(now, old, KillReason::Hung);
+            self.kill(now, old, KillReason::Lingering);
             return;
         }
         let why = stuck.into_iter().next().unwrap_or_else(|| "no worker has room".to_owned());

@@ -7,7 +7,7 @@
 use super::event::{Effect, Loudness};
 use super::handoff::{Order, Outcome};
 use super::lease::Place;
-use super::recycle::{Phase, Recycle};
+use super::recycle::{Evidence, Phase, Recycle};
 use super::settings::{Rules, Settings};
 use super::worker::State;
 use super::{Core, Stage};
@@ -35,6 +35,19 @@ pub enum RecycleReason {
 }
 
 impl RecycleReason {
+    /// Is it the worker's memory, so that a look at it is worth keeping?
+    pub const fn is_memory(&self) -> bool {
+        match self {
+            Self::MemorySoft | Self::MemoryHard | Self::TimeToLimit | Self::HostPressure => true,
+            Self::Age
+            | Self::Sessions
+            | Self::Threads
+            | Self::Fds
+            | Self::Reload
+            | Self::Operator(_) => false,
+        }
+    }
+
     /// As the status has it.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -146,6 +159,7 @@ impl<R: Rules> Core<R> {
             footprint_after_bytes: 0,
             moves: BTreeMap::new(),
             tried: BTreeMap::new(),
+            evidence: Evidence::NotWanted,
             tickets: BTreeSet::new(),
         });
         let at = self.recycles.len() - 1;
@@ -363,7 +377,10 @@ impl<R: Rules> Core<R> {
             footprint_before_bytes: recycle.footprint_before_bytes,
             footprint_after_bytes: recycle.footprint_after_bytes,
             moves: moves.into_values().collect(),
-            evidence: None,
+            evidence: match &recycle.evidence {
+                Evidence::Saved(path) => Some(path.clone()),
+                Evidence::NotWanted | Evidence::Awaited { .. } | Evidence::Missing => None,
+            },
         }
     }
 }

@@ -71,7 +71,11 @@ pub fn bind(path: &Path, mode: u32) -> Result<Listener, StatusError> {
         Err(error) => return Err(failed(error)),
     }
     let name = path.to_fs_name::<GenericFilePath>().map_err(failed)?;
-    ListenerOptions::new().name(name).mode(mode).create_tokio().map_err(failed)
+    let listener = ListenerOptions::new().name(name).mode(mode).create_tokio().map_err(failed)?;
+    // bind(2) takes what the umask forbids off the mode; until here it was only stricter.
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(path, permissions).map_err(failed)?;
+    Ok(listener)
 }
 
 /// In a directory where others may write, the socket could be theirs.
