@@ -14,11 +14,13 @@
 //! |---|---|
 //! | [`slope`] | how fast a footprint grows, and when it reaches a limit |
 //! | [`policy`] | what to do about it |
+//! | [`verdict`] | how that is said |
 //! | [`simulator`] | whether that holds over many lives |
 
 pub mod policy;
 pub mod simulator;
 pub mod slope;
+pub mod verdict;
 
 use super::Core;
 use super::event::{Announcement, Effect, Fds, Loudness};

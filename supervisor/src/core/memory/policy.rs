@@ -9,8 +9,8 @@ use super::super::event::Sample;
 use super::super::rotation::RecycleReason;
 use super::HostMemory;
 use super::slope::{self, Trend};
+use super::verdict::{Hold, Verdict};
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::time::Duration;
 use tasuki_shared::config::{Memory, MemoryLimits, Recycling};
 use tasuki_shared::id::Generation;
@@ -45,32 +45,6 @@ pub enum Wish {
     Purge(Generation),
     Recycle { generation: Generation, reason: RecycleReason, haste: Haste, detail: String },
     Alarm { generation: Generation, detail: String },
-}
-
-/// What the policy thinks of a worker. Operators read its `Display`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Fine,
-    /// Nearer to its limit than most are, or growing towards it.
-    Watch,
-    /// Over its limit, and being measured without what its allocator only keeps.
-    Purging,
-    /// Asked for, and under way unless it failed.
-    Recycle,
-    Evacuate,
-    HeldBack(Hold),
-}
-
-/// Why a worker that should go stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    Off,
-    BornOver,
-    TooYoung,
-    Budget,
-    NoRoom,
-    /// Another worker goes first.
-    Turn,
 }
 
 /// A rule that the simulator takes out, to see that it would notice.
@@ -605,32 +579,6 @@ impl Asked {
     fn again(self) -> Duration {
         let doublings = self.times.saturating_sub(1).min(RECYCLE_RETRY_DOUBLINGS_MAX);
         self.at + RECYCLE_RETRY * (1 << doublings)
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fine => f.write_str("fine"),
-            Self::Watch => f.write_str("watch"),
-            Self::Purging => f.write_str("purging"),
-            Self::Recycle => f.write_str("recycle"),
-            Self::Evacuate => f.write_str("evacuate"),
-            Self::HeldBack(hold) => write!(f, "held back: {hold}"),
-        }
-    }
-}
-
-impl fmt::Display for Hold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Off => "recycling is off",
-            Self::BornOver => "born over its limit",
-            Self::TooYoung => "too young",
-            Self::Budget => "the budget of this window is spent",
-            Self::NoRoom => "no room for a second worker",
-            Self::Turn => "another goes first",
-        })
     }
 }
 

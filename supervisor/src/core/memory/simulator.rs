@@ -28,7 +28,8 @@ const MIB: u64 = 1 << 20;
 const SOFT: u64 = 300 * MIB;
 const HARD: u64 = 450 * MIB;
 const TOTAL: u64 = 16 << 30;
-const MIN_LIFE: Duration = Duration::from_secs(300);
+/// So long that the hard limit is reached in it.
+const MIN_LIFE: Duration = Duration::from_secs(900);
 const WINDOW: Duration = Duration::from_secs(3600);
 /// Measurements every two to twenty seconds, each fifth of them an old one, and purges that are
 /// answered late: that long until the policy must have seen what is there.
