@@ -103,12 +103,15 @@ fn a_live_stream_outlives_a_reload_under_systemd() {
             |line: &str| line.split_whitespace().find(|w| w.contains('-')).map(str::to_owned);
         let (before, after) = (read("before")?, read("after")?);
         ensure!(session(&before) == session(&after), "{before}{after}");
-        ensure!(read("publisher")?.is_empty(), "{}", read("publisher")?);
+        // What ffmpeg's RTMP says of a container that may lock no memory is no matter of ours.
+        let publisher = read("publisher")?;
+        let complaint = publisher.lines().find(|line| !line.contains("insecure memory"));
+        ensure!(complaint.is_none(), "{publisher}");
         let stopped = read("stopped")?;
         ensure!(stopped.contains("Result=success"), "{stopped}");
         ensure!(stopped.contains("ActiveState=inactive"), "{stopped}");
         ensure!(stopped.contains("NRestarts=0"), "{stopped}");
-        for line in ["\"listening\"", "the configuration is valid", "session_live"] {
+        for line in ["\"listening\"", "the configuration is read again", "session_live"] {
             ensure!(journal.contains(line), "no {line} in the journal:\n{journal}");
         }
         let mounts = fs::read_to_string("/proc/self/mounts")?;
