@@ -384,6 +384,8 @@ impl<R: Rules> Core<R> {
             }
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             session.publish.forget_undecided();
+            // What the dead one told last says nothing of the next owner.
+            session.status = None;
             let place = std::mem::replace(
                 &mut session.place,
                 Place::Waiting { deadline: now + ORPHAN_DEADLINE },
