@@ -108,7 +108,10 @@ fn one_frame_and_the_live_screen_show_the_stream_and_both_ways_out_restore_the_t
         ensure!(output.status.success(), "{}: {text}", output.status);
         let row = text.lines().find(|line| line.starts_with(NAME)).context("the stream's row")?;
         ensure!(row.contains("live") && row.contains("h264"), "{text}");
-        ensure!(text.lines().any(|line| line.contains(" serving ") && line.contains('┃')), "{text}");
+        ensure!(
+            text.lines().any(|line| line.contains(" serving ") && line.contains('┃')),
+            "{text}"
+        );
         ensure!(!text.contains('\x1b'), "{text:?}");
 
         let mut screen = Screen::start(run.path(), server.socket())?;
