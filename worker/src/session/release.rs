@@ -15,6 +15,8 @@ use tasuki_shared::limits::{CUT_SEARCH_MAX, OLD_OWNER_REST, WARM_UP};
 use tasuki_shared::memory::owner;
 use tasuki_shared::message::{CutReport, FromWorker, Haste};
 
+const NO_ANCHOR: &str = "no keyframe to go on from is left in the source log";
+
 /// An order to release.
 pub(super) struct Release {
     to: Generation,
@@ -55,7 +57,7 @@ impl Session {
             Phase::Live(stream) => match haste {
                 Haste::Scheduled => stream.transcode.cut_at_idr(now + WARM_UP),
                 Haste::Now if !stream.transcode.has_anchor(&stream.logs) => {
-                    return refuse("no keyframe to go on from is left in the source log", outbox);
+                    return refuse(NO_ANCHOR, outbox);
                 }
                 Haste::Now | Haste::AtAnyPrice => {}
             },
@@ -67,7 +69,7 @@ impl Session {
     /// The session stays here.
     pub fn keep(&mut self) {
         if self.release.take().is_some()
-            && let Phase::Live(stream) = &mut self.phase
+            && let Phase::Live(stream) | Phase::Draining { stream, .. } = &mut self.phase
         {
             stream.forget_cut();
             self.changed.pipeline = super::Dirty::Yes;
@@ -80,28 +82,20 @@ impl Session {
             return Released::NotYet;
         };
         if matches!(self.phase, Phase::Draining { .. } | Phase::Leaving { .. } | Phase::Ended(_)) {
-            self.release = None;
-            let reason = "it is ending".to_owned();
-            outbox.push((FromWorker::ReleaseFailed { session: self.id, reason }, Vec::new()));
-            return Released::NotYet;
+            return self.stay("it is ending", outbox);
         }
-        let at_cut = match (&self.phase, haste) {
-            (Phase::Live(stream), Haste::Scheduled) => {
-                let good = stream.transcode.is_at_cut();
-                (good || clock::now() >= until) && stream.transcode.has_anchor(&stream.logs)
+        if let (Phase::Live(stream), Haste::Scheduled) = (&self.phase, haste) {
+            if !stream.transcode.is_at_cut() && clock::now() < until {
+                return Released::NotYet;
             }
-            (_, Haste::Scheduled | Haste::Now | Haste::AtAnyPrice) => true,
-        };
-        if !at_cut {
-            return Released::NotYet;
+            if !stream.transcode.has_anchor(&stream.logs) {
+                return self.stay(NO_ANCHOR, outbox);
+            }
         }
         self.commit_changes();
         if let Err(error) = owner::release(self.memory.owner(), self.generation, to) {
             tracing::error!(session = %self.id, %error, "the owner word is not ours");
-            self.keep();
-            let reason = error.to_string();
-            outbox.push((FromWorker::ReleaseFailed { session: self.id, reason }, Vec::new()));
-            return Released::NotYet;
+            return self.stay(&error.to_string(), outbox);
         }
         // From here on nothing of the session is read or written by this process.
         if let Some(Release { bell, .. }) = &self.release
@@ -113,6 +107,14 @@ impl Session {
         let cut = CutReport { released_us: clock::monotonic_us(), frames_lost: 0 };
         outbox.push((FromWorker::Released { session: self.id, cut }, Vec::new()));
         Released::Yes
+    }
+
+    /// It cannot be released now: what was held back for the cut is given after all.
+    fn stay(&mut self, reason: &str, outbox: &mut Outbox) -> Released {
+        self.keep();
+        let reason = reason.to_owned();
+        outbox.push((FromWorker::ReleaseFailed { session: self.id, reason }, Vec::new()));
+        Released::NotYet
     }
 
     /// What is left of a session that was released: it is freed a little later, for freeing takes
