@@ -414,7 +414,7 @@ impl IoThread {
                 let entry = Entry { session, watched: None, pushes: [None; PUSHES_MAX] };
                 self.entries.insert(serial, entry);
                 self.serials.insert(id, serial);
-                self.with_session(serial, |session, outbox| session.readable(now, outbox));
+                self.with_session(serial, |session, outbox| session.go_on(now, outbox));
             }
             Err(AdoptError::Over) => {
                 let reason = EndReason::PeerClosed;

@@ -23,6 +23,13 @@ const AUDIO_AHEAD_OF_PIPELINE_MS: i64 = 5_000;
 /// and one wake-up less at the origin, for each.
 const AUDIO_JOINS_VIDEO_MS: i64 = 40;
 
+/// Is this sound so close behind the picture at `picture_ms` that it waits for the next one?
+#[must_use]
+pub fn sound_joins_picture(entry: &Entry, picture_ms: i64) -> bool {
+    let since = entry.dts_ms.saturating_sub(picture_ms);
+    entry.kind == EntryKind::Audio && (0..AUDIO_JOINS_VIDEO_MS).contains(&since)
+}
+
 /// A log, as named in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogName {
@@ -314,10 +321,7 @@ impl Cursor {
     /// a picture takes the sound along, and without one it goes by itself.
     fn waits_for_a_picture(&self, log: &LogWriter) -> bool {
         let newest = log.heads().index_head.checked_sub(1).and_then(|index| log.entry(index));
-        newest.is_some_and(|newest| {
-            let since = newest.dts_ms.saturating_sub(self.last_video_dts_ms);
-            newest.kind == EntryKind::Audio && (0..AUDIO_JOINS_VIDEO_MS).contains(&since)
-        })
+        newest.is_some_and(|newest| sound_joins_picture(&newest, self.last_video_dts_ms))
     }
 
     /// What was next is overwritten: on to the newest keyframe, or without a video track to the

@@ -3,11 +3,12 @@
 //! finish the memory if nobody has, and map it → CAS the owner word from exactly what the lease
 //! expects → reconcile with the kernel's counters → load the commit record → read on.
 
+use super::commit::{Changed, Dirty};
 use super::ingest::Ingest;
 use super::pipeline_record::PipelineRecord;
 use super::record::{Put, Take};
 use super::stream::{Committed, Stream, StreamError, Wake, Warm};
-use super::{Changed, Dirty, Outbox, Phase, Reply, Session, bitrate, refusal, report};
+use super::{Outbox, Phase, Reply, Session, bitrate, refusal, report};
 use crate::media::timeline::{Timeline, TimelineState};
 use crate::rtmp::session::{PublishSession, SessionState};
 use std::collections::BTreeMap;

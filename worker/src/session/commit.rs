@@ -1,12 +1,44 @@
 //! The io thread's writing turn: flip the record once, then write what it covers.
 
 use super::record::Put;
-use super::{Changed, Dirty, Phase, Session, adopt};
+use super::{Phase, Session, adopt};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 use tasuki_shared::memory::commit::Section;
 use tasuki_shared::message::EndReason;
+
+/// Which sections changed since the last flip.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Changed {
+    pub ingest: Dirty,
+    pub publish: Dirty,
+    pub timeline: Dirty,
+    pub pipeline: Dirty,
+    pub pushes: Dirty,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Dirty {
+    #[default]
+    No,
+    /// Goes along with the next flip and is no reason for one.
+    WithTheNext,
+    Yes,
+}
+
+impl Dirty {
+    pub fn take(&mut self) -> bool {
+        std::mem::take(self) != Self::No
+    }
+
+    /// Changed, and no reason for a flip by itself.
+    pub fn note(&mut self) {
+        if *self == Self::No {
+            *self = Self::WithTheNext;
+        }
+    }
+}
 
 impl Session {
     /// Encodes what changed and flips the record, then shows it to the logs' readers.

@@ -4,9 +4,11 @@
 //! parsing. Payloads are copied once, from the ring to their place. Positions are counted from the
 //! first byte of the connection, as the kernel counts them.
 
+use super::commit::Dirty;
 use super::placement::{Open, Place, Placement};
 use super::record::{BadSection, Put, Take};
-use super::{Dirty, Farewell, Outbox, Phase, Session};
+use super::stream::{Due, Taken};
+use super::{Farewell, Outbox, Phase, Session};
 use crate::rtmp::aggregate::AggregateReader;
 use crate::rtmp::chunk::{ChunkReader, ChunkState, MessageHeader, Piece, Slot, Step, kind};
 use crate::rtmp::handshake::{self, C0_C1_BYTES, C2_BYTES};
@@ -306,7 +308,7 @@ impl Session {
 
     fn consumed(&mut self, bytes: usize) -> Stepped {
         self.ingest.parsed += bytes as u64;
-        self.changed.ingest = Dirty::Yes;
+        self.changed.ingest.note();
         Stepped::On
     }
 
@@ -336,6 +338,7 @@ impl Session {
                 let stepped = self.consumed(consumed);
                 if moved == Moved::Yes {
                     // Only once that is committed may the old places be written over.
+                    self.changed.ingest = Dirty::Yes;
                     self.commit_changes();
                 }
                 return Ok(stepped);
@@ -477,9 +480,12 @@ impl Session {
         Ok(())
     }
 
-    fn note_taken(&mut self, fault: Option<String>) {
-        self.changed.timeline = Dirty::Yes;
-        if let Some(fault) = fault {
+    fn note_taken(&mut self, taken: Taken) {
+        match taken.due {
+            Due::Now => self.changed.timeline = Dirty::Yes,
+            Due::WithThePicture => self.changed.timeline.note(),
+        }
+        if let Some(fault) = taken.fault {
             self.count_fault(&fault);
         }
     }

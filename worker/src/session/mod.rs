@@ -52,6 +52,7 @@ mod transcode;
 
 use crate::output::push::Composed;
 use crate::rtmp::session::PublishSession;
+use commit::{Changed, Dirty};
 use ingest::Ingest;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -106,31 +107,6 @@ struct Reply {
     head: u64,
     /// The kernel's count.
     written: u64,
-}
-
-/// Which sections changed since the last flip.
-#[derive(Clone, Copy, Debug, Default)]
-struct Changed {
-    ingest: Dirty,
-    publish: Dirty,
-    timeline: Dirty,
-    pipeline: Dirty,
-    pushes: Dirty,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Dirty {
-    #[default]
-    No,
-    /// Goes along with the next flip and is no reason for one.
-    WithTheNext,
-    Yes,
-}
-
-impl Dirty {
-    fn take(&mut self) -> bool {
-        std::mem::take(self) != Self::No
-    }
 }
 
 /// See the module.
@@ -235,8 +211,21 @@ impl Session {
         found
     }
 
-    /// The publisher sent something, or closed.
+    /// The publisher sent something, or closed. What nobody waits for, a part of a message or sound
+    /// that goes out with the next picture, stays as it is: it is in the input ring, and whatever
+    /// comes next commits it too.
     pub fn readable(&mut self, now: Instant, outbox: &mut Outbox) {
+        self.memory.set_activity(Activity::Processing);
+        self.receive(now, outbox);
+        if self.is_due() {
+            self.advance(now, outbox);
+        } else {
+            self.rest();
+        }
+    }
+
+    /// Goes on where it stood, with whatever was sent meanwhile.
+    pub fn go_on(&mut self, now: Instant, outbox: &mut Outbox) {
         self.memory.set_activity(Activity::Processing);
         self.receive(now, outbox);
         self.advance(now, outbox);
@@ -270,7 +259,18 @@ impl Session {
             }
         }
         self.finish(now, outbox);
-        // Read after a death: whoever had packets inside codecs may have been the cause.
+        self.rest();
+    }
+
+    fn is_due(&self) -> bool {
+        let Changed { ingest, publish, timeline, pipeline, pushes } = self.changed;
+        !matches!(self.phase, Phase::Live(_))
+            || self.reply.written < self.reply.head
+            || [ingest, publish, timeline, pipeline, pushes].contains(&Dirty::Yes)
+    }
+
+    /// Read after a death: whoever had packets inside codecs may have been the cause.
+    fn rest(&self) {
         if !self.stream().is_some_and(Stream::is_processing) {
             self.memory.set_activity(Activity::Idle);
         }
@@ -321,7 +321,7 @@ impl Session {
             Verdict::Allow(plan) => self.go_live(*plan, fds, now, outbox),
         }
         // What the publisher sent meanwhile waits in the ring.
-        self.readable(now, outbox);
+        self.go_on(now, outbox);
     }
 
     /// The dialer's answer for one of the pushes.

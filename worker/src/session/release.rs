@@ -72,7 +72,7 @@ impl Session {
             && let Phase::Live(stream) | Phase::Draining { stream, .. } = &mut self.phase
         {
             stream.forget_cut();
-            self.changed.pipeline = super::Dirty::Yes;
+            self.changed.pipeline = super::commit::Dirty::Yes;
         }
     }
 

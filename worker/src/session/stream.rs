@@ -12,7 +12,7 @@ use super::{Outbox, Progress, report};
 use crate::ladder::{PassReason, RungDecision};
 use crate::leftovers::Leftover;
 use crate::media::timeline::{Timeline, Track};
-use crate::output::cursor::{Feed, LogName, Logs, PipelineState, StreamEnd};
+use crate::output::cursor::{Feed, LogName, Logs, PipelineState, StreamEnd, sound_joins_picture};
 use crate::output::push::{Composed, Connection, Push, PushNews, Wrote};
 use crate::output::record::SeriesId;
 use crate::output::recording::Recording;
@@ -47,6 +47,21 @@ pub enum StreamError {
     Section(#[from] BadSection),
     #[error("the pipeline cannot start: {0}")]
     Pipeline(#[from] PipelineError),
+}
+
+/// What became of a media message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// To be counted.
+    pub fault: Option<String>,
+    pub due: Due,
+}
+
+/// When an output or the pipeline must have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    Now,
+    WithThePicture,
 }
 
 /// Did a push's state change, so that the record must say so?
@@ -85,6 +100,8 @@ pub struct Stream {
     pub(super) counts: report::Counts,
     /// When the last media message was complete.
     pub(super) last_media: Instant,
+    /// Place of the newest picture on the timeline.
+    newest_picture_ms: i64,
     end: End,
     pushes_state: Pushes,
 }
@@ -183,19 +200,20 @@ impl Stream {
             series: SeriesId::new(),
             counts: report::Counts::default(),
             last_media: now,
+            newest_picture_ms: i64::MIN,
             end,
             pushes_state: Pushes::Changed,
         })
     }
 
-    /// A complete media message, its body in `reservation`. Returns a fault to be counted.
+    /// A complete media message, its body in `reservation`.
     pub fn take_media(
         &mut self,
         header: MessageHeader,
         reservation: Reservation,
         timeline: &mut Timeline,
         now: Instant,
-    ) -> Option<String> {
+    ) -> Taken {
         let body = self.logs.source.bytes(reservation.position, reservation.length);
         self.last_media = now;
         self.counts.received(header.length);
@@ -206,9 +224,12 @@ impl Stream {
         };
         let (kind, cts_ms, fault) = match judged {
             Judged::Packet { kind, cts_ms, fault } => (kind, cts_ms, fault),
-            Judged::Dropped(fault) => return Some(fault.to_owned()),
-            Judged::Ignored => return None,
+            Judged::Dropped(fault) => {
+                return Taken { fault: Some(fault.to_owned()), due: Due::Now };
+            }
+            Judged::Ignored => return Taken { fault: None, due: Due::Now },
         };
+        let mut due = Due::Now;
         let mark = clock::monotonic_us();
         let correction = if kind.is_header() {
             let dts_ms = timeline.head_ms().unwrap_or_else(|| i64::from(header.timestamp_ms));
@@ -220,13 +241,17 @@ impl Stream {
             let entry = self.logs.source.append(reservation, kind, stamped.dts_ms, cts_ms, mark);
             if kind.is_video_frame() {
                 self.counts.frame_in();
+                self.newest_picture_ms = entry.dts_ms;
                 if self.transcode.is_running() && self.plan.transcodes() {
                     self.counts.frame_due(entry.index, entry.dts_ms);
                 }
+            } else if sound_joins_picture(&entry, self.newest_picture_ms) {
+                due = Due::WithThePicture;
             }
             stamped.correction
         };
-        fault.map(str::to_owned).or_else(|| correction.map(|kind| kind.name().to_owned()))
+        let correction = correction.map(|kind| kind.name().to_owned());
+        Taken { fault: fault.map(str::to_owned).or(correction), due }
     }
 
     /// `onMetaData`: kept for the outputs and for the pipeline; room for it was made. Returns a
