@@ -436,6 +436,13 @@ impl RawPublisher {
         Ok(())
     }
 
+    /// Ends the connection without a word, as a publisher that is killed does.
+    pub fn vanish(mut self, bound: Duration) -> Result<()> {
+        self.stream.shutdown(std::net::Shutdown::Write)?;
+        self.wait_closed(bound)?;
+        Ok(())
+    }
+
     /// Ends the connection with a reset, as a lost network or a killed phone may.
     pub fn reset(self) -> Result<()> {
         let linger = libc::linger { l_onoff: 1, l_linger: 0 };

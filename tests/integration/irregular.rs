@@ -91,6 +91,32 @@ fn a_publisher_that_lost_its_connection_comes_back_under_its_key() {
     });
 }
 
+/// Pictures are reordered, so the last ones are still in the decoder; and sound and a part of a
+/// message wait for something to go with.
+#[test]
+fn a_publisher_that_vanishes_behind_a_sound_loses_no_picture_it_sent() {
+    in_run_directory("vanish", |run| {
+        let recipe = Recipe { b_frames: 2, ..recipe(4) };
+        let mut scene = Scene::start(run.path(), recipe, |_| {})?;
+        for (name, pictures) in [("cam0", 45), ("cam1", 46), ("cam2", 47)] {
+            let last = scene.source.video_at(pictures).context("a picture")?;
+            let mut tags = scene.source.tags[..=last].to_vec();
+            let sound = scene.source.tags[last..].iter().find(|tag| is_sound(tag));
+            tags.push(sound.context("a sound")?.clone());
+            let mut publisher = scene.publish(name)?;
+            publisher.send_tags(&tags, SPEED, |tag| Some(tag.dts_ms))?;
+            publisher.send_bytes(&[0xC4, 0, 0])?;
+            publisher.vanish(BOUND)?;
+            scene.settle()?;
+            let sent = frames::decode(&scene.recording(name, "source")?)?.numbers();
+            ensure!(sent.len() > pictures, "{name}: {} pictures arrived", sent.len());
+            let encoded = frames::decode(&scene.recording(name, SMALL)?)?.numbers();
+            ensure!(encoded == sent, "{name}: {encoded:?} of {sent:?}");
+        }
+        scene.server.stop()
+    });
+}
+
 #[test]
 fn a_second_publisher_of_a_live_name_is_refused_and_costs_the_first_nothing() {
     in_run_directory("hijack", |run| {

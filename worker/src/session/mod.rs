@@ -341,7 +341,9 @@ impl Session {
 
     /// Ends the session: a live one lets its outputs take what is left.
     pub fn leave(&mut self, reason: EndReason, now: Instant) {
-        // What was parsed is committed before readers are told that it is the last.
+        // What was parsed is committed before readers are told that it is the last, also what
+        // waited for something to go with.
+        self.changed.ingest = Dirty::Yes;
         self.commit_changes();
         let phase = std::mem::replace(&mut self.phase, Phase::Lobby);
         self.phase = match phase {
