@@ -27,6 +27,18 @@ impl Process {
         self.fds.values().filter(|target| target.starts_with("/memfd:")).count()
     }
 
+    /// How many descriptors of each kind. Files of /proc and /sys that it reads at this very moment
+    /// are left out.
+    #[must_use]
+    pub fn kinds(&self) -> BTreeMap<String, usize> {
+        let mut kinds = BTreeMap::new();
+        let read = |target: &&String| target.starts_with("/proc/") || target.starts_with("/sys/");
+        for target in self.fds.values().filter(|target| !read(target)) {
+            *kinds.entry(kind_of(target)).or_default() += 1;
+        }
+        kinds
+    }
+
     #[must_use]
     pub fn sockets(&self) -> usize {
         self.fds.values().filter(|target| target.starts_with("socket:")).count()
@@ -138,6 +150,47 @@ impl fmt::Display for Census {
         }
         write!(f, "{} files", self.files.len())
     }
+}
+
+/// A process's memory as the kernel counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Anonymous − LazyFree + Swap: what comes back when it exits.
+    pub footprint_bytes: u64,
+    pub lazy_free_bytes: u64,
+}
+
+impl Memory {
+    /// `None` for a process that is gone.
+    pub fn of(pid: i32) -> Result<Option<Self>> {
+        let Some(text) = gone_is_none(fs::read_to_string(format!("/proc/{pid}/smaps_rollup")))?
+        else {
+            return Ok(None);
+        };
+        let bytes = |name: &str| -> Option<u64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+            Some(kib * 1024)
+        };
+        // One that has just exited has no memory and no lines.
+        let Some(anonymous) = bytes("Anonymous") else { return Ok(None) };
+        let lazy_free_bytes = bytes("LazyFree").unwrap_or(0);
+        let swap = bytes("Swap").unwrap_or(0);
+        let footprint_bytes = anonymous.saturating_sub(lazy_free_bytes) + swap;
+        Ok(Some(Self { footprint_bytes, lazy_free_bytes }))
+    }
+}
+
+/// All processes below this one.
+pub fn below(root: i32) -> Result<Vec<i32>> {
+    let children = children_of_all()?;
+    let (mut found, mut pending) = (Vec::new(), vec![root]);
+    while let Some(pid) = pending.pop() {
+        let of_it = children.get(&pid).into_iter().flatten();
+        pending.extend(of_it.clone());
+        found.extend(of_it);
+    }
+    Ok(found)
 }
 
 /// User and system CPU time of a process and its descendants that still run, in clock ticks.

@@ -187,7 +187,13 @@ impl Server {
     /// Where to publish.
     #[must_use]
     pub fn url(&self, key: &str) -> String {
-        format!("rtmp://{}/live/{key}", self.address)
+        self.url_of("live", key)
+    }
+
+    /// Where to publish to another application.
+    #[must_use]
+    pub fn url_of(&self, app: &str, key: &str) -> String {
+        format!("rtmp://{}/{app}/{key}", self.address)
     }
 
     /// What it has logged so far.
@@ -216,6 +222,27 @@ impl Server {
     pub fn request(&mut self, request: &Request) -> Result<Reply> {
         self.process.must_run()?;
         reply_of(&ask_line(&self.socket, request, REPLY_BOUND)?)
+    }
+
+    /// Asks one thing that is answered piece by piece: all replies before `Reply::Done`.
+    pub fn request_all(&mut self, request: &Request) -> Result<Vec<Reply>> {
+        self.process.must_run()?;
+        let mut lines = BufReader::new(send(&self.socket, request, REPLY_BOUND)?);
+        let mut replies = Vec::new();
+        loop {
+            let mut line = String::new();
+            lines.read_line(&mut line)?;
+            match reply_of(&line)? {
+                Reply::Done => return Ok(replies),
+                Reply::Refused { reason } => bail!("{request:?} was refused: {reason}"),
+                reply @ (Reply::Status(_)
+                | Reply::Event(_)
+                | Reply::Recycled(_)
+                | Reply::Moved(_)
+                | Reply::Heap { .. }
+                | Reply::Threads { .. }) => replies.push(reply),
+            }
+        }
     }
 
     /// Asks for the status until `condition` gives a value.
@@ -307,15 +334,19 @@ fn ask_text(socket: &Path) -> Result<String> {
 }
 
 fn ask_line(socket: &Path, request: &Request, bound: Duration) -> Result<String> {
+    let mut line = String::new();
+    BufReader::new(send(socket, request, bound)?).read_line(&mut line)?;
+    Ok(line)
+}
+
+fn send(socket: &Path, request: &Request, bound: Duration) -> Result<UnixStream> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(bound))?;
     stream.set_write_timeout(Some(bound))?;
     let mut request = serde_json::to_vec(request)?;
     request.push(b'\n');
     stream.write_all(&request)?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
-    Ok(line)
+    Ok(stream)
 }
 
 fn is_running(pid: i32, name: &str) -> bool {

@@ -1,9 +1,11 @@
 //! `./dev soak NAME`: the long versions of what `./dev test` asserts.
 
 mod harness;
+mod leak;
 mod main_path;
 mod moves;
 mod policy;
+mod rotations;
 
 use std::process::ExitCode;
 use tasuki_tests::named::{self, Named};
@@ -13,6 +15,11 @@ const SOAKS: &[Named] = &[
         name: "harness",
         about: "publishes to the origin directly, over and over: the harness itself [--rounds N]",
         run: harness::run,
+    },
+    Named {
+        name: "leak",
+        about: "leaking workers recycled under live streams, plotted [--minutes N] [--rate-mib-per-minute N] [--streams N]",
+        run: leak::run,
     },
     Named {
         name: "main-path",
@@ -38,6 +45,11 @@ const SOAKS: &[Named] = &[
         name: "policy",
         about: "the memory policy over many simulated lives [--seeds N]",
         run: policy::run,
+    },
+    Named {
+        name: "rotations",
+        about: "all workers replaced over and over, by command and by signals [--rotations N] [--in-full N] [--streams N]",
+        run: rotations::run,
     },
 ];
 

@@ -125,7 +125,10 @@ impl<R: Rules> Core<R> {
         match (&recycle.phase, &self.slots[slot].state) {
             (Phase::Waiting, State::Standby(_)) => {
                 self.slots[slot].retire();
-                self.begin_leaving(now, at);
+                self.ask_for_evidence(now, at);
+                // It has nobody to move, and leaves when the evidence is saved.
+                self.set_phase(at, Phase::Moving { progress: now });
+                self.step_recycle(now, at);
             }
             (Phase::Waiting, State::Serving(_)) => {
                 let deadline = now + FRESH_WORKER_DEADLINE;

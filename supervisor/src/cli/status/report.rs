@@ -209,6 +209,10 @@ fn draw_recycles(recycles: &[RecycleStatus], screen: Screen, lines: &mut Vec<Str
         lines.push(row);
         let moves = move_lines.by_ref().take(recycle.moves.len());
         lines.extend(moves.map(|line| format!("{INDENT}{line}")));
+        // Whole on any screen: it is there to be copied.
+        if let Some(path) = &recycle.evidence {
+            lines.push(format!("{INDENT}evidence in {}", human::printable(path)));
+        }
     }
     tell_hidden(&hidden, lines);
 }

@@ -90,10 +90,8 @@ fn look(slot: &Slot) -> Option<Look> {
     let duty = match (&slot.role, &slot.state) {
         (Role::Dialer, _) => return None,
         (Role::Worker, State::Serving(_)) => Duty::Serves,
-        (
-            Role::Worker,
-            State::Starting(..) | State::Standby(_) | State::Draining(_) | State::Ending(..),
-        ) => Duty::Idle,
+        (Role::Worker, State::Standby(_)) => Duty::StandsBy,
+        (Role::Worker, State::Starting(..) | State::Draining(_) | State::Ending(..)) => Duty::Idle,
         (Role::Worker, State::Backoff { .. } | State::Gone) => return None,
     };
     let process = slot.process()?;

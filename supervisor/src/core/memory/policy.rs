@@ -5,18 +5,21 @@
 //! is over its soft limit as soon as it has settled was *born over* it: a fresh one would be
 //! too, so it stays, and an operator is told once.
 
+mod subject;
+
 use super::super::event::Sample;
 use super::super::rotation::RecycleReason;
 use super::HostMemory;
-use super::slope::{self, Trend};
+use super::slope;
 use super::verdict::{Hold, Verdict};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
+use subject::{Asked, Birth, Purge, StoodBy, Subject};
 use tasuki_shared::config::{Memory, MemoryLimits, Recycling};
 use tasuki_shared::id::Generation;
 use tasuki_shared::limits::{
     HANDOFF_TIME, PRESSURE_GAIN_BYTES_MIN, PRESSURE_STALL_PERCENT, PURGE_DEADLINE, PURGE_TRIES_MAX,
-    RECYCLE_RETRY, RECYCLE_RETRY_DOUBLINGS_MAX, SETTLE_TIME, TREND_INTERVAL, TREND_INTERVAL_NEAR,
+    SETTLE_TIME, TREND_INTERVAL, TREND_INTERVAL_NEAR,
 };
 use tasuki_shared::message::{AllocatorFigures, Haste};
 use tasuki_shared::status::MemoryStatus;
@@ -35,7 +38,9 @@ pub struct Look {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Duty {
     Serves,
-    /// Starts, stands by or leaves: nothing is to be won by recycling it.
+    /// Nobody's session depends on it yet.
+    StandsBy,
+    /// Starts or leaves: nothing is to be won by recycling it.
     Idle,
 }
 
@@ -79,47 +84,6 @@ pub struct Policy {
     /// Rounds in a row under the host's pressure.
     pressed: u32,
     removed: Option<Rule>,
-}
-
-#[derive(Clone, Debug)]
-struct Subject {
-    look: Look,
-    /// Since it has sessions.
-    serving: Option<Duration>,
-    served: u32,
-    /// 0 to 99, so that workers that began together do not end together.
-    spread: u32,
-    allocator: AllocatorFigures,
-    purge: Purge,
-    trend: Trend,
-    /// Points in a row above the soft limit.
-    over: u32,
-    threads_over: u32,
-    fds_over: u32,
-    birth: Birth,
-    asked: Option<Asked>,
-    verdict: Verdict,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Purge {
-    Rest { due: Duration },
-    Asked { at: Duration, tries: u32 },
-    Answered { at: Duration },
-}
-
-/// What a worker needs when it has settled.
-#[derive(Clone, Copy, Debug)]
-enum Birth {
-    Settling,
-    Settled { bytes: u64 },
-    Over { bytes: u64 },
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    at: Duration,
-    times: u32,
 }
 
 /// A worker that should go.
@@ -234,11 +198,13 @@ impl Policy {
 
     /// The recycle that was wished for has begun.
     pub fn granted(&mut self, now: Duration, generation: Generation, reason: &RecycleReason) {
+        let mut is_idle = false;
         if let Some(subject) = self.subjects.get_mut(&generation) {
             let times = subject.asked.map_or(0, |asked| asked.times) + 1;
             subject.asked = Some(Asked { at: now, times });
+            is_idle = subject.look.duty == Duty::StandsBy;
         }
-        if takes_budget(reason) {
+        if takes_budget(reason) && !is_idle {
             self.spent.push_back(now);
         }
     }
@@ -296,6 +262,15 @@ impl Policy {
             subject.verdict = Verdict::Fine;
             return;
         }
+        if look.duty == Duty::StandsBy {
+            // It does nothing, so there is nothing to purge.
+            let last_bytes = subject.look.sample.footprint_bytes;
+            let least_bytes =
+                subject.stood_by.map_or(last_bytes, |s| s.least_bytes.min(last_bytes));
+            subject.stood_by = Some(StoodBy { least_bytes, last_bytes });
+            subject.verdict = Verdict::Fine;
+            return;
+        }
         if look.sessions > 0 {
             subject.serving = subject.serving.or(Some(now));
         }
@@ -344,12 +319,14 @@ impl Policy {
         subject.purge = Purge::Rest { due: now + pause };
         let settle = SETTLE_TIME.min(self.rules.min_life);
         let settled = subject.serving.is_some_and(|serving| now >= serving + settle);
+        // What it had grown by before it served, a fresh one has not.
+        let born = bytes.saturating_sub(subject.grown_idle());
         subject.birth = match subject.birth {
-            Birth::Settling if settled && bytes >= soft && self.holds(Rule::BornOver) => {
-                wishes.push(self.alarm(subject, bytes));
-                Birth::Over { bytes }
+            Birth::Settling if settled && born >= soft && self.holds(Rule::BornOver) => {
+                wishes.push(self.alarm(subject, born));
+                Birth::Over { bytes: born }
             }
-            Birth::Settling if settled => Birth::Settled { bytes },
+            Birth::Settling if settled => Birth::Settled { bytes: born },
             Birth::Over { bytes: born } if bytes >= soft => {
                 if !self.holds(Rule::AlarmOnce) {
                     wishes.push(self.alarm(subject, bytes));
@@ -391,10 +368,15 @@ impl Policy {
     }
 
     fn candidates(&self, now: Duration) -> Vec<Candidate> {
-        let serving = self.subjects.values().filter(|s| s.look.duty == Duty::Serves);
-        let mut candidates: Vec<_> = serving
+        let mut candidates: Vec<_> = self
+            .subjects
+            .values()
             .filter_map(|subject| {
-                let (rank, reason, detail) = self.reason(now, subject)?;
+                let (rank, reason, detail) = match subject.look.duty {
+                    Duty::Serves => self.reason(now, subject)?,
+                    Duty::StandsBy => self.reason_idle(subject)?,
+                    Duty::Idle => return None,
+                };
                 Some(Candidate::new(subject, rank, reason, detail))
             })
             .collect();
@@ -469,10 +451,24 @@ impl Policy {
         None
     }
 
+    /// One that stands by and grows all the same is replaced, so that nobody moves to it.
+    fn reason_idle(&self, subject: &Subject) -> Option<(u8, RecycleReason, String)> {
+        let grown = subject.grown_idle();
+        (grown >= self.limits.soft_bytes / 4 && self.holds(Rule::SoftLimit)).then(|| {
+            let detail = format!("has grown by {} MiB while it stood by", grown >> 20);
+            (4, RecycleReason::MemorySoft, detail)
+        })
+    }
+
     fn hold(&self, now: Duration, host: HostMemory, candidate: &Candidate) -> Option<Hold> {
         let subject = self.subjects.get(&candidate.generation)?;
         if self.rules.recycle == Recycling::Off {
             return Some(Hold::Off);
+        }
+        if subject.look.duty == Duty::StandsBy {
+            // Nobody moves, and it leaves before another starts: no budget, no room.
+            let is_young = now < subject.look.since + self.rules.min_life;
+            return (is_young && self.holds(Rule::MinimumLife)).then_some(Hold::TooYoung);
         }
         let is_soft =
             matches!(candidate.reason, RecycleReason::MemorySoft | RecycleReason::TimeToLimit);
@@ -529,56 +525,10 @@ const fn takes_budget(reason: &RecycleReason) -> bool {
     }
 }
 
-impl Subject {
-    fn new(now: Duration, look: Look) -> Self {
-        Self {
-            look,
-            serving: None,
-            served: 0,
-            // Knuth's multiplicative hash: neighbours end up far apart.
-            spread: (look.generation.0.wrapping_mul(2_654_435_761) >> 16) % 100,
-            allocator: AllocatorFigures::default(),
-            purge: Purge::Rest { due: now + TREND_INTERVAL_NEAR },
-            trend: Trend::default(),
-            over: 0,
-            threads_over: 0,
-            fds_over: 0,
-            birth: Birth::Settling,
-            asked: None,
-            verdict: Verdict::Fine,
-        }
-    }
-
-    /// From `least` to `least + width`, the same for all of this worker's life.
-    fn share(&self, least: f64, width: f64) -> f64 {
-        least + width * f64::from(self.spread) / 100.0
-    }
-
-    /// What a fresh worker in its place will hold, as far as anybody knows.
-    fn needs(&self) -> u64 {
-        match self.birth {
-            Birth::Settled { bytes } | Birth::Over { bytes } => bytes,
-            Birth::Settling => self.trend.last().unwrap_or(0),
-        }
-    }
-
-    /// What a recycle would free.
-    fn gain(&self) -> u64 {
-        self.trend.last().unwrap_or(0).saturating_sub(self.needs())
-    }
-}
-
 impl Candidate {
     fn new(subject: &Subject, rank: u8, reason: RecycleReason, detail: String) -> Self {
         let footprint_bytes = subject.trend.last().unwrap_or(0);
         Self { generation: subject.look.generation, reason, rank, footprint_bytes, detail }
-    }
-}
-
-impl Asked {
-    fn again(self) -> Duration {
-        let doublings = self.times.saturating_sub(1).min(RECYCLE_RETRY_DOUBLINGS_MAX);
-        self.at + RECYCLE_RETRY * (1 << doublings)
     }
 }
 

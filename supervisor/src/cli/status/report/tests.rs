@@ -178,14 +178,16 @@ fn recycles_are_shown_with_the_moves_they_are_made_of() {
         footprint_before_bytes: 180 << 20,
         footprint_after_bytes: 60 << 20,
         moves: vec![moved],
+        evidence: Some("/var/lib/tasuki/evidence/1-recycle3-g7".into()),
         ..RecycleStatus::default()
     };
     let status = Status { recycles: vec![recycle], ..status() };
     let text = draw(&status, Screen { width: None, paint: Paint::Plain });
-    let lines: Vec<_> = text.lines().rev().take(3).collect();
+    let lines: Vec<_> = text.lines().rev().take(4).collect();
     assert_eq!(
         lines,
         [
+            "    evidence in /var/lib/tasuki/evidence/1-recycle3-g7",
             "    65f0-12  cam-1  w0/g7  w1/g8  done     0.7ms     0",
             "      3  w0/g7   operator  done     2.1s  180.0M  60.0M      1  new kernel",
             "RECYCLE  WORKER  REASON    OUTCOME  TOOK  BEFORE  AFTER  MOVES  DETAIL",

@@ -1,4 +1,5 @@
 use super::*;
+use tasuki_shared::limits::RECYCLE_RETRY;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -142,6 +143,29 @@ fn a_worker_born_over_its_limit_stays_and_is_told_of_once() {
     let mut bench = Bench::new(rules());
     assert_eq!(bench.hold(1000, 650 * MIB), None, "born over the hard limit as well");
     assert_eq!(bench.alarms, 1);
+}
+
+/// One that grows while it stands by is replaced when it is old enough, out of no budget; one that
+/// grew a little and serves now is judged by what a fresh one would hold.
+#[test]
+fn growth_while_standing_by_is_seen_and_is_no_birth_over_the_limit() {
+    let mut bench = Bench::new(Memory { budget: 0, ..rules() });
+    bench.looks[0].duty = Duty::StandsBy;
+    bench.looks[0].sessions = 0;
+    let grows = |n, sample: &mut Sample| sample.footprint_bytes = (20 + 2 * n) * MIB;
+    assert_eq!(bench.run(60, grows), None);
+    assert_eq!(bench.verdict(), Verdict::HeldBack(Hold::TooYoung));
+    let wish = bench.run(400, |_, sample| sample.footprint_bytes = 140 * MIB);
+    assert_eq!(reason(wish), (RecycleReason::MemorySoft, Haste::Scheduled));
+    let lived = bench.now - bench.looks[0].since;
+    assert!(lived >= rules().min_life, "{lived:?}");
+
+    let mut bench = Bench::new(rules());
+    bench.looks[0].duty = Duty::StandsBy;
+    bench.run(40, grows);
+    bench.looks[0].duty = Duty::Serves;
+    let wish = bench.hold(400, 410 * MIB);
+    assert_eq!((reason(wish).0, bench.alarms), (RecycleReason::MemorySoft, 0));
 }
 
 #[test]
