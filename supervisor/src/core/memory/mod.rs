@@ -90,6 +90,7 @@ fn look(slot: &Slot) -> Option<Look> {
     let duty = match (&slot.role, &slot.state) {
         (Role::Dialer, _) => return None,
         (Role::Worker, State::Serving(_)) => Duty::Serves,
+        (Role::Worker, State::Draining(process)) if !process.sessions.is_empty() => Duty::Leaves,
         (
             Role::Worker,
             State::Starting(..) | State::Standby(_) | State::Draining(_) | State::Ending(..),

@@ -35,7 +35,9 @@ pub struct Look {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Duty {
     Serves,
-    /// Starts, stands by or leaves: nothing is to be won by recycling it.
+    /// Takes nothing new and still has sessions: only the hard limit counts.
+    Leaves,
+    /// Starts, stands by or has nothing left: nothing is to be won by recycling it.
     Idle,
 }
 
@@ -120,6 +122,14 @@ enum Birth {
 struct Asked {
     at: Duration,
     times: u32,
+    urgency: Urgency,
+}
+
+/// The hard limit does not wait for what was asked for less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    Soft,
+    Hard,
 }
 
 /// A worker that should go.
@@ -186,7 +196,9 @@ impl Policy {
                 None => Verdict::Recycle,
             };
             // One that was asked for is on its way, or is asked for again after a pause.
-            if hold.is_none() && subject.asked.is_none_or(|asked| now >= asked.again()) {
+            let urgency = Urgency::of(&candidate.reason);
+            let is_news = |asked: Asked| urgency > asked.urgency || now >= asked.again();
+            if hold.is_none() && subject.asked.is_none_or(is_news) {
                 chosen = Some(candidate);
             }
         }
@@ -236,7 +248,8 @@ impl Policy {
     pub fn granted(&mut self, now: Duration, generation: Generation, reason: &RecycleReason) {
         if let Some(subject) = self.subjects.get_mut(&generation) {
             let times = subject.asked.map_or(0, |asked| asked.times) + 1;
-            subject.asked = Some(Asked { at: now, times });
+            let urgency = Urgency::of(reason);
+            subject.asked = Some(Asked { at: now, times, urgency });
         }
         if takes_budget(reason) {
             self.spent.push_back(now);
@@ -391,11 +404,18 @@ impl Policy {
     }
 
     fn candidates(&self, now: Duration) -> Vec<Candidate> {
-        let serving = self.subjects.values().filter(|s| s.look.duty == Duty::Serves);
-        let mut candidates: Vec<_> = serving
+        let mut candidates: Vec<_> = self
+            .subjects
+            .values()
             .filter_map(|subject| {
                 let (rank, reason, detail) = self.reason(now, subject)?;
-                Some(Candidate::new(subject, rank, reason, detail))
+                let counts = match subject.look.duty {
+                    Duty::Idle => false,
+                    Duty::Serves => true,
+                    // It is being replaced, or could not be.
+                    Duty::Leaves => reason == RecycleReason::MemoryHard,
+                };
+                counts.then(|| Candidate::new(subject, rank, reason, detail))
             })
             .collect();
         if self.pressed >= self.rules.samples {
@@ -572,6 +592,12 @@ impl Candidate {
     fn new(subject: &Subject, rank: u8, reason: RecycleReason, detail: String) -> Self {
         let footprint_bytes = subject.trend.last().unwrap_or(0);
         Self { generation: subject.look.generation, reason, rank, footprint_bytes, detail }
+    }
+}
+
+impl Urgency {
+    fn of(reason: &RecycleReason) -> Self {
+        if *reason == RecycleReason::MemoryHard { Self::Hard } else { Self::Soft }
     }
 }
 
