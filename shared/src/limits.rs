@@ -331,6 +331,20 @@ const _: () = assert!(
 pub const WARM_UP: Duration = Duration::from_secs(1);
 /// How long an owner looks for an IDR to cut at; afterwards any frame will do.
 pub const CUT_SEARCH_MAX: Duration = Duration::from_secs(4);
+/// Where the log lacks the keyframe that the next frame needs, how long an owner waits for the
+/// source to send one when the cut is urgent, and when the session must go at any price.
+pub const ANCHOR_WAIT_NOW: Duration = Duration::from_millis(1500);
+pub const ANCHOR_WAIT_FORCED: Duration = Duration::from_secs(1);
+/// Then frames that are inside the pipeline may still come out, so that they are not lost.
+pub const FORCED_CUT_GRACE: Duration = Duration::from_millis(500);
+const _: () = assert!(
+    ANCHOR_WAIT_NOW.as_millis() < RELEASE_NOW_DEADLINE.as_millis()
+        && ANCHOR_WAIT_FORCED.as_millis() + FORCED_CUT_GRACE.as_millis()
+            < RELEASE_NOW_DEADLINE.as_millis(),
+    "an owner gives up on a keyframe before the supervisor's patience ends"
+);
+/// Frames that a decoder can owe: received, decoded and not given when the cut comes.
+pub const REORDERED_FRAMES_MAX: u64 = 64;
 /// Before an old owner frees what a session had: freeing it at once takes the next owner's processor.
 pub const OLD_OWNER_REST: Duration = Duration::from_millis(20);
 const _: () = assert!(
@@ -362,6 +376,9 @@ pub const MOVE_ATTEMPTS_MAX: u32 = 3;
 pub const MOVE_CALL_OFFS_MAX: u32 = 8;
 /// Between two attempts.
 pub const MOVE_RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Before a session whose source sent no keyframe in time is tried again, unless its owner reports
+/// one.
+pub const ANCHOR_RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// Recycles under way at once.
 pub const RECYCLES_AT_ONCE_MAX: usize = 1;
 /// Recycles that wait for their turn.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// Raised with every incompatible change of this file or of the session memory.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// What a process of ours is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -95,7 +95,7 @@ pub enum FromWorker {
     /// It cannot be released now; this process goes on as the owner.
     ReleaseFailed {
         session: SessionId,
-        reason: String,
+        reason: KeepReason,
     },
     /// The owner word was not what the lease expected, or the memory is damaged.
     AdoptFailed {
@@ -165,12 +165,34 @@ pub enum Haste {
     AtAnyPrice,
 }
 
+/// Why an owner does not release a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum KeepReason {
+    /// Its source log lacks the keyframe that the next frame needs, and the source sent none in
+    /// time. It may be tried again.
+    #[error("no anchor: the source sent no keyframe in time")]
+    NoAnchor,
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Can the next owner decode the frame after the cut?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Anchor {
+    #[default]
+    InLog,
+    /// What comes before the source's next keyframe is lost.
+    Gone,
+}
+
 /// Where a session was cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutReport {
     /// `clock::monotonic_us` when the owner had handled its last byte.
     pub released_us: u64,
-    /// Frames that no owner will encode, for want of an anchor.
+    pub anchor: Anchor,
+    /// Frames received until then that no owner will encode, for want of an anchor. The next owner
+    /// counts on, in its status.
     pub frames_lost: u64,
 }
 
@@ -309,14 +331,38 @@ pub enum DialError {
 /// Rare events, already rate-limited by the sender.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
-    PushLive { push: PushId },
-    PushLost { push: PushId, reason: String },
-    RecordStarted { path: String },
-    RecordStopped { reason: String },
-    Overload { lag_ms: u64 },
-    OverloadOver { frames_dropped: u64 },
-    InputFault { kind: String, count: u64 },
-    Pipeline { event: String },
+    PushLive {
+        push: PushId,
+    },
+    PushLost {
+        push: PushId,
+        reason: String,
+    },
+    RecordStarted {
+        path: String,
+    },
+    RecordStopped {
+        reason: String,
+    },
+    Overload {
+        lag_ms: u64,
+    },
+    OverloadOver {
+        frames_dropped: u64,
+    },
+    /// A new owner finds no keyframe to go on from: frames are lost until the source's next.
+    NoAnchor,
+    /// So many, now that it has one, or the stream is over.
+    FramesLost {
+        frames: u64,
+    },
+    InputFault {
+        kind: String,
+        count: u64,
+    },
+    Pipeline {
+        event: String,
+    },
 }
 
 /// What a worker says of itself or of one session.

@@ -95,6 +95,9 @@ pub struct Status {
     /// By reason, since start.
     pub refusals: std::collections::BTreeMap<String, u64>,
     pub sessions_total: u64,
+    /// Frames that no owner encoded for want of a keyframe to go on from, since start.
+    #[serde(default)]
+    pub frames_lost: u64,
     /// Control frames about what was not their sender's to speak of.
     #[serde(default)]
     pub ignored_frames: u64,
@@ -153,6 +156,13 @@ pub struct SessionStatus {
     pub frames_out: u64,
     /// Dropped before decoding because the pipeline fell behind.
     pub frames_dropped: u64,
+    /// That no owner encoded after a hand-off or a death, for want of a keyframe to go on from.
+    #[serde(default)]
+    pub frames_lost: u64,
+    /// Its source log lacks the keyframe that the next frame needs: a move waits for the source's
+    /// next one, and a death of its worker loses the frames until then.
+    #[serde(default)]
+    pub no_anchor: bool,
     /// Newest received minus the oldest that is not through the pipeline yet.
     pub lag_ms: u64,
     /// Timestamp corrections and other input faults by kind.
@@ -234,7 +244,8 @@ pub struct RecycleStatus {
     /// `host_pressure`, `reload`, `operator`.
     pub reason: String,
     pub detail: String,
-    /// `waiting`, `preparing`, `moving`, `leaving`, `done`, `failed: WHY`.
+    /// `waiting`, `preparing`, `moving`, `waiting for a keyframe`, `leaving`, `done`,
+    /// `failed: WHY`.
     pub outcome: String,
     pub took_ms: u64,
     pub footprint_before_bytes: u64,
@@ -257,6 +268,7 @@ pub struct MoveStatus {
     pub outcome: String,
     /// From the last byte that the old owner handled to the first of the new one.
     pub pause_us: u64,
+    /// For want of a keyframe in the source log; it grows until the source sends one.
     pub frames_lost: u64,
 }
 

@@ -29,8 +29,8 @@ use tasuki_shared::limits::STATUS_CLIENTS_MAX;
 use tasuki_shared::memory::owner;
 use tasuki_shared::memory::session::SessionMemory;
 use tasuki_shared::message::{
-    CutReport, EndReason, Envelope, FromWorker, Heartbeat, Owner, PROTOCOL_VERSION, PublishRequest,
-    RefuseReason, ToWorker, Verdict,
+    Anchor, CutReport, EndReason, Envelope, FromWorker, Heartbeat, Owner, PROTOCOL_VERSION,
+    PublishRequest, RefuseReason, ToWorker, Verdict,
 };
 use tasuki_shared::plan::Plan;
 
@@ -167,7 +167,7 @@ impl Echo {
                 owner::release(memory.owner(), self.generation, to).unwrap();
                 nix::unistd::write(fds.pop().unwrap(), &1_u64.to_ne_bytes()).unwrap();
                 let released_us = tasuki_shared::clock::monotonic_us();
-                let cut = CutReport { released_us, frames_lost: 0 };
+                let cut = CutReport { released_us, anchor: Anchor::InLog, frames_lost: 0 };
                 self.say(FromWorker::Released { session, cut });
             }
             ToWorker::Drain => self.draining = Some(()),

@@ -27,7 +27,7 @@ use tasuki_shared::id::{Generation, PushId, SessionId};
 use tasuki_shared::limits::{
     HEARTBEAT_INTERVAL, HEARTBEATS_PER_STATUS, PUSHES_MAX, RECORD_FINISH_DEADLINE,
 };
-use tasuki_shared::message::{EndReason, FromWorker, Heartbeat, Lease, ToWorker};
+use tasuki_shared::message::{EndReason, FromWorker, Heartbeat, KeepReason, Lease, ToWorker};
 
 const TICK: Duration = Duration::from_millis(100);
 /// Events taken from one epoll_wait(2).
@@ -301,7 +301,7 @@ impl IoThread {
                         s.order_release(to, haste, bell, now, outbox);
                     });
                 } else {
-                    let reason = "this worker does not have it".to_owned();
+                    let reason = KeepReason::Other("this worker does not have it".to_owned());
                     self.outbox.push((FromWorker::ReleaseFailed { session, reason }, Vec::new()));
                 }
             }

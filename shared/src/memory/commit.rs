@@ -16,7 +16,7 @@ use crate::limits::COMMIT_SLOT_BYTES;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Raised with every change of a section's encoding. A reader of version N also reads N−1.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 const MAGIC: u32 = u32::from_le_bytes(*b"TCMT");
 
 /// A part of the record with one owner.
@@ -33,16 +33,19 @@ pub enum Section {
     Pushes,
     /// Which files are this stream's recordings.
     Recordings,
+    /// What operators count of the stream since its publish.
+    Totals,
 }
 
 impl Section {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Ingest,
         Self::Publish,
         Self::Timeline,
         Self::Pipeline,
         Self::Pushes,
         Self::Recordings,
+        Self::Totals,
     ];
     const COUNT: usize = Self::ALL.len();
 
@@ -56,6 +59,7 @@ impl Section {
             Self::Pipeline => 1024,
             Self::Pushes => 24 * 1024,
             Self::Recordings => 64,
+            Self::Totals => 256,
         }
     }
 
@@ -76,10 +80,10 @@ impl Section {
 
 const HEADER_BYTES: usize = 64;
 const _: () = assert!(
-    Section::Recordings.offset() + Section::Recordings.bytes_max() <= COMMIT_SLOT_BYTES,
+    Section::Totals.offset() + Section::Totals.bytes_max() <= COMMIT_SLOT_BYTES,
     "the sections fit a slot"
 );
-const _: () = assert!(20 + Section::COUNT * 6 + 4 <= HEADER_BYTES, "the header fits");
+const _: () = assert!(16 + Section::COUNT * 6 + 4 <= HEADER_BYTES, "the header fits");
 
 /// A section that does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

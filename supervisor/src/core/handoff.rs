@@ -22,7 +22,9 @@ use tasuki_shared::id::{Generation, SessionId};
 use tasuki_shared::limits::{
     PREPARE_DEADLINE, REAP_DEADLINE, RELEASE_NOW_DEADLINE, RELEASE_SCHEDULED_DEADLINE,
 };
-use tasuki_shared::message::{CutReport, EndReason, Haste, Owner, PublishRequest, ToWorker};
+use tasuki_shared::message::{
+    Anchor, CutReport, EndReason, Haste, KeepReason, Owner, PublishRequest, ToWorker,
+};
 use tasuki_shared::status::MoveStatus;
 
 /// A hand-off under way.
@@ -75,6 +77,8 @@ pub enum Step {
 pub enum Doubt {
     /// One of the two said so.
     Told(String),
+    /// The owner waited in vain for a keyframe of the source.
+    NoAnchor,
     /// One of the two says nothing.
     Overdue(&'static str),
 }
@@ -83,7 +87,16 @@ impl Doubt {
     pub fn reason(&self) -> String {
         match self {
             Self::Told(reason) => reason.clone(),
+            Self::NoAnchor => KeepReason::NoAnchor.to_string(),
             Self::Overdue(reason) => (*reason).to_owned(),
+        }
+    }
+
+    /// What becomes of a move that is called off for it.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::NoAnchor => Outcome::NoAnchor,
+            Self::Told(_) | Self::Overdue(_) => Outcome::Kept(self.reason()),
         }
     }
 }
@@ -96,8 +109,29 @@ pub enum Outcome {
     CrashedOver,
     /// The old owner goes on. It counts as an attempt.
     Kept(String),
+    /// The old owner goes on until the source sends a keyframe.
+    NoAnchor,
     /// The old owner goes on for the session's own sake. It may be tried again at once.
     CalledOff(String),
+}
+
+/// A hand-off that costs frames until the source's next keyframe, which its new owner counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    recycle: Option<u64>,
+    /// Lost by the session before it.
+    before: u64,
+}
+
+impl Loss {
+    fn of(moving: &Move, outcome: &Outcome, before: u64) -> Option<Self> {
+        let torn = moving.cut.is_some_and(|cut| cut.anchor == Anchor::Gone);
+        let recycle = match moving.order {
+            Order::Recycle(recycle) => Some(recycle),
+            Order::Operator(_) | Order::Nobody => None,
+        };
+        (torn && *outcome == Outcome::Done).then_some(Self { recycle, before })
+    }
 }
 
 impl Move {
@@ -225,13 +259,18 @@ impl<R: Rules> Core<R> {
         _now: Duration,
         by: Generation,
         id: SessionId,
-        reason: String,
+        reason: KeepReason,
     ) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         match &mut session.place {
             Place::Moving(moving) if moving.from == by && moving.step == Step::Releasing => {
-                moving.doubt =
-                    Some(Doubt::Told(format!("the owner could not release it: {reason}")));
+                moving.doubt = Some(match reason {
+                    // With `AtAnyPrice` an owner does not wait for it.
+                    KeepReason::NoAnchor if moving.haste != Haste::AtAnyPrice => Doubt::NoAnchor,
+                    KeepReason::NoAnchor | KeepReason::Other(_) => {
+                        Doubt::Told(format!("the owner could not release it: {reason}"))
+                    }
+                });
                 self.effects.push(Effect::ReadOwner { session: id });
             }
             // The answer to a `Keep`, or a lie that changes nothing.
@@ -352,6 +391,7 @@ impl<R: Rules> Core<R> {
         let Place::Moving(moving) = session.place.clone() else { return };
         let generation = moving.speaker();
         session.place = Place::Held { generation };
+        session.loss = Loss::of(&moving, &outcome, session.frames_lost);
         self.effects.push(Effect::DropBell { session: id });
         self.tell_move(now, id, &moving, &outcome);
         if !self.lives(generation) {
@@ -377,8 +417,11 @@ impl<R: Rules> Core<R> {
         outcome: &Outcome,
     ) {
         let mut status = self.move_status(id, moving);
+        let torn = moving.cut.is_some_and(|cut| cut.anchor == Anchor::Gone);
         let (loudness, event) = match &outcome {
+            Outcome::Done if torn => (Loudness::Warn, "session_moved"),
             Outcome::Done => (Loudness::Info, "session_moved"),
+            Outcome::NoAnchor => (Loudness::Info, "move_kept"),
             Outcome::CrashedOver => (Loudness::Warn, "move_crashed"),
             Outcome::Kept(_) => (Loudness::Warn, "move_kept"),
             Outcome::CalledOff(_) => (Loudness::Info, "move_called_off"),
@@ -387,13 +430,18 @@ impl<R: Rules> Core<R> {
             Outcome::Done => "done".to_owned(),
             Outcome::CrashedOver => "crashed over".to_owned(),
             Outcome::Kept(why) | Outcome::CalledOff(why) => format!("kept: {why}"),
+            Outcome::NoAnchor => format!("kept: {}", KeepReason::NoAnchor),
         };
         let MoveStatus { from, to, pause_us, frames_lost, .. } = &status;
         let detail = match outcome {
+            Outcome::Done if torn => format!(
+                "from {from} to {to}, pause {pause_us} µs, {frames_lost} frames lost so far: no \
+                 keyframe to go on from, frames are lost until the source's next"
+            ),
             Outcome::Done => {
                 format!("from {from} to {to}, pause {pause_us} µs, {frames_lost} frames lost")
             }
-            Outcome::CrashedOver | Outcome::Kept(_) | Outcome::CalledOff(_) => {
+            Outcome::CrashedOver | Outcome::Kept(_) | Outcome::NoAnchor | Outcome::CalledOff(_) => {
                 format!("from {from} to {to}, {}", status.outcome)
             }
         };
@@ -422,6 +470,25 @@ impl<R: Rules> Core<R> {
                 (Some(_), None) | (None, _) => 0,
             },
             frames_lost: cut.frames_lost,
+        }
+    }
+
+    /// Its owner has told how many frames the session has lost, and whether it could be moved.
+    pub(super) fn count_losses(&mut self, now: Duration, id: SessionId, lost: u64, anchor: Anchor) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        self.frames_lost += lost.saturating_sub(session.frames_lost);
+        session.frames_lost = session.frames_lost.max(lost);
+        let loss = session.loss;
+        for recycle in &mut self.recycles {
+            if let Some(Loss { recycle: Some(of), before }) = loss
+                && of == recycle.id
+                && let Some(status) = recycle.moves.get_mut(&id)
+            {
+                status.frames_lost = lost.saturating_sub(before);
+            }
+            if let (Anchor::InLog, Some(tried)) = (anchor, recycle.tried.get_mut(&id)) {
+                tried.anchor_found(now);
+            }
         }
     }
 

@@ -12,7 +12,7 @@
 
 use super::admission::{Seat, refusal_name};
 use super::event::{Announcement, Effect, Fds, loudness_of};
-use super::handoff::{Move, Outcome, Step};
+use super::handoff::{Loss, Move, Outcome, Step};
 use super::publish::Publish;
 use super::restart::{Cause, KillReason};
 use super::settings::Rules;
@@ -44,6 +44,10 @@ pub struct Session {
     pub last_target: Option<Generation>,
     /// As its worker last told.
     pub status: Option<Box<SessionStatus>>,
+    /// Frames that no owner encoded, as its workers told.
+    pub frames_lost: u64,
+    /// Of its last hand-off, where that still costs frames.
+    pub loss: Option<Loss>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +87,8 @@ impl Session {
             blamed: 0,
             last_target: None,
             status: None,
+            frames_lost: 0,
+            loss: None,
         }
     }
 
@@ -384,6 +390,7 @@ impl<R: Rules> Core<R> {
             }
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             session.publish.forget_undecided();
+            session.loss = None;
             // What the dead one told last says nothing of the next owner.
             session.status = None;
             let place = std::mem::replace(

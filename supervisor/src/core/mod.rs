@@ -94,6 +94,8 @@ pub struct Core<R> {
     /// By reason, since start.
     refusals: BTreeMap<&'static str, u64>,
     sessions_total: u64,
+    /// Pictures that no owner encoded for want of a keyframe to go on from.
+    frames_lost: u64,
     /// Frames about what is not leased to their sender, or of a wrong generation.
     ignored_frames: u64,
     jitter: Jitter,
@@ -135,6 +137,7 @@ impl<R: Rules> Core<R> {
             cpu_percent: 0.0,
             refusals: BTreeMap::new(),
             sessions_total: 0,
+            frames_lost: 0,
             ignored_frames: 0,
             jitter: Jitter::new(seed),
             effects: Vec::new(),
@@ -258,7 +261,7 @@ impl<R: Rules> Core<R> {
             FromWorker::Dial { session, push } => self.dial(now, channel, session, push),
             FromWorker::PushClosed { session, push } => self.push_closed(channel, session, push),
             FromWorker::Ended { session, reason } => self.ended(now, channel, session, reason),
-            FromWorker::Heartbeat(heartbeat) => self.heartbeat(channel, *heartbeat),
+            FromWorker::Heartbeat(heartbeat) => self.heartbeat(now, channel, *heartbeat),
             FromWorker::Purged => self.memory.purged(now, channel),
             FromWorker::Notice { session, notice } => self.notice(channel, session, &notice),
             FromWorker::Connected { ticket, outcome } => {

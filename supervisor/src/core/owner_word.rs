@@ -59,7 +59,7 @@ impl<R: Rules> Core<R> {
                     let must_go =
                         moving.step == Step::Releasing && moving.haste == Haste::AtAnyPrice;
                     if !must_go || !self.kill_hung(now, moving.from, doubt) {
-                        self.call_off(now, id, Outcome::Kept(doubt.reason()));
+                        self.call_off(now, id, doubt.outcome());
                     }
                 } else {
                     // Somebody claimed what the word does not confirm.

@@ -6,11 +6,13 @@
 //!     │ it died              ▼                            ▼                            │ killed at
 //!     └────────────────▶   Over                         Over                           ▼ the deadline
 //! ```
+//! Moving ◀──▶ AwaitingKeyframe.
 //! The fresh worker is the one that stands by, or one that is started in a temporary slot; it
 //! serves before the old one stops to, so capacity never falls. While sessions move, the fresh
 //! worker's stream slots that they will need are not given to others. A worker with sessions that
 //! cannot be moved takes nothing new and leaves with the last of them; recycled again, it goes on
-//! where it was.
+//! where it was. One whose sessions can only be moved when their sources send a keyframe waits for
+//! that (`AwaitingKeyframe`) and is in nobody's way meanwhile: others are recycled.
 
 use super::handoff::{Move, Order, Outcome};
 use super::lease::Place;
@@ -25,8 +27,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tasuki_shared::id::{Generation, SessionId, SlotId};
 use tasuki_shared::limits::{
-    FRESH_WORKER_DEADLINE, LINGER_DEADLINE, MOVE_ATTEMPTS_MAX, MOVE_CALL_OFFS_MAX,
-    MOVE_RETRY_PAUSE, MOVES_AT_ONCE_MAX, MOVING_STALL_DEADLINE,
+    ANCHOR_RETRY_PAUSE, FRESH_WORKER_DEADLINE, LINGER_DEADLINE, MOVE_ATTEMPTS_MAX,
+    MOVE_CALL_OFFS_MAX, MOVE_RETRY_PAUSE, MOVES_AT_ONCE_MAX, MOVING_STALL_DEADLINE,
 };
 use tasuki_shared::message::{Haste, Role, ToWorker};
 use tasuki_shared::status::MoveStatus;
@@ -51,6 +53,8 @@ pub struct Recycle {
     pub moves: BTreeMap<SessionId, MoveStatus>,
     pub tried: BTreeMap<SessionId, Tried>,
     pub evidence: Evidence,
+    /// That it waits for a keyframe is announced once.
+    pub keyframe_awaited: Told,
     /// Clients that wait for it.
     pub tickets: BTreeSet<u64>,
 }
@@ -65,6 +69,8 @@ pub enum Phase {
         /// When a session last found its way.
         progress: Duration,
     },
+    /// As `Moving`, with nothing to be done until a source sends a keyframe or a pause is over.
+    AwaitingKeyframe,
     Leaving {
         deadline: Duration,
     },
@@ -73,6 +79,13 @@ pub enum Phase {
         /// Why it failed, if it did.
         failure: Option<String>,
     },
+}
+
+/// Has it been said?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    NotYet,
+    Yes,
 }
 
 /// What is kept of a worker that goes for its memory.
@@ -95,11 +108,35 @@ pub struct Tried {
     pub not_before: Duration,
     pub failed_target: Option<Generation>,
     pub why: String,
+    /// Of the last attempt.
+    pub obstacle: Obstacle,
+}
+
+/// What a session that stayed waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Obstacle {
+    #[default]
+    None,
+    /// A keyframe of its source.
+    Anchor,
 }
 
 impl Tried {
-    pub const fn is_exhausted(&self) -> bool {
+    pub fn is_exhausted(&self) -> bool {
         self.attempts >= MOVE_ATTEMPTS_MAX || self.call_offs >= MOVE_CALL_OFFS_MAX
+    }
+
+    /// Its owner has a keyframe to be followed from.
+    pub fn anchor_found(&mut self, now: Duration) {
+        match self.obstacle {
+            Obstacle::Anchor => self.not_before = self.not_before.min(now),
+            Obstacle::None => {}
+        }
+    }
+
+    /// Does it wait for a keyframe, and for nothing else?
+    fn awaits_keyframe(&self, now: Duration) -> bool {
+        self.obstacle == Obstacle::Anchor && now < self.not_before
     }
 }
 
@@ -110,6 +147,16 @@ impl Recycle {
 
     pub const fn is_under_way(&self) -> bool {
         matches!(self.phase, Phase::Preparing { .. } | Phase::Moving { .. } | Phase::Leaving { .. })
+    }
+
+    /// Is the fresh worker there, and are sessions still to be moved to it?
+    const fn has_begun_to_move(&self) -> bool {
+        matches!(self.phase, Phase::Moving { .. } | Phase::AwaitingKeyframe)
+    }
+
+    /// Does it keep others from their turn?
+    pub const fn is_in_the_way(&self) -> bool {
+        !matches!(self.phase, Phase::AwaitingKeyframe | Phase::Over { .. })
     }
 }
 
@@ -150,6 +197,18 @@ impl<R: Rules> Core<R> {
                 let progress = *progress;
                 self.move_on(now, at, slot, progress);
             }
+            // Called when no other is under way.
+            (Phase::AwaitingKeyframe, State::Draining(process)) => {
+                let tried: Vec<_> =
+                    process.sessions.iter().map(|id| self.recycles[at].tried.get(id)).collect();
+                let waits = |tried: &Option<&Tried>| tried.is_some_and(|t| t.awaits_keyframe(now));
+                let stays =
+                    |tried: &Option<&Tried>| waits(tried) || tried.is_some_and(Tried::is_exhausted);
+                if !tried.iter().any(waits) || !tried.iter().all(stays) {
+                    self.set_phase(at, Phase::Moving { progress: now });
+                    self.step_recycle(now, at);
+                }
+            }
             (Phase::Leaving { deadline }, State::Draining(_)) if now >= *deadline => {
                 self.kill(now, slot, KillReason::Lingering);
             }
@@ -165,6 +224,7 @@ impl<R: Rules> Core<R> {
                 Phase::Waiting
                 | Phase::Preparing { .. }
                 | Phase::Moving { .. }
+                | Phase::AwaitingKeyframe
                 | Phase::Leaving { .. }
                 | Phase::Over { .. },
                 _,
@@ -207,7 +267,7 @@ impl<R: Rules> Core<R> {
         let (id, haste) = (self.recycles[at].id, self.recycles[at].haste);
         let order = Order::Recycle(id);
         let mut room = MOVES_AT_ONCE_MAX.saturating_sub(self.moves_of(order));
-        let mut waiting = 0;
+        let (mut waiting, mut anchorless) = (0, 0);
         let mut stuck = Vec::new();
         for session in sessions {
             let is_held = self.sessions.get(&session).is_some_and(|session| match session.place {
@@ -222,6 +282,10 @@ impl<R: Rules> Core<R> {
                 stuck.push(tried.why);
                 continue;
             }
+            if is_held && tried.awaits_keyframe(now) {
+                anchorless += 1;
+                continue;
+            }
             waiting += 1;
             if !is_held || room == 0 || now < tried.not_before {
                 continue;
@@ -233,6 +297,15 @@ impl<R: Rules> Core<R> {
         }
         let stalled = now >= progress + MOVING_STALL_DEADLINE;
         if waiting > 0 && !stalled {
+            return;
+        }
+        if waiting == 0 && anchorless > 0 {
+            if self.recycles[at].keyframe_awaited == Told::NotYet {
+                self.recycles[at].keyframe_awaited = Told::Yes;
+                let detail = format!("{anchorless} sessions wait for a keyframe of their source");
+                self.announce_recycle(at, Loudness::Info, "recycle_awaits_keyframe", detail);
+            }
+            self.set_phase(at, Phase::AwaitingKeyframe);
             return;
         }
         if haste == Haste::AtAnyPrice {
@@ -282,9 +355,10 @@ impl<R: Rules> Core<R> {
     /// Tells a worker that takes nothing new to go when its last session has ended. One to which a
     /// session is on its way is told later, for it would leave.
     pub(super) fn say_farewell(&mut self, generation: Generation) {
-        let recycled = self.recycles.iter().any(|recycle| {
-            recycle.generation == generation && matches!(recycle.phase, Phase::Moving { .. })
-        });
+        let recycled = self
+            .recycles
+            .iter()
+            .any(|recycle| recycle.generation == generation && recycle.has_begun_to_move());
         let expects = self.sessions.values().any(|session| match &session.place {
             Place::Moving(moving) => moving.to == generation,
             Place::Waiting { .. }
@@ -310,7 +384,9 @@ impl<R: Rules> Core<R> {
         let failure = match &self.recycles[at].phase {
             // Somebody fresh is in its place all the same.
             Phase::Waiting | Phase::Preparing { .. } | Phase::Leaving { .. } => None,
-            Phase::Moving { .. } => Some("the worker died while its sessions moved".to_owned()),
+            Phase::Moving { .. } | Phase::AwaitingKeyframe => {
+                Some("the worker died while its sessions moved".to_owned())
+            }
             Phase::Over { .. } => return,
         };
         if matches!(self.recycles[at].phase, Phase::Preparing { .. }) {
@@ -343,12 +419,17 @@ impl<R: Rules> Core<R> {
         };
         let tried = recycle.tried.entry(session).or_default();
         tried.not_before = now + MOVE_RETRY_PAUSE;
+        tried.obstacle = Obstacle::None;
         match outcome {
             Outcome::Done | Outcome::CrashedOver => {}
             Outcome::Kept(why) => {
                 tried.attempts += 1;
                 tried.failed_target = target;
                 tried.why.clone_from(why);
+            }
+            Outcome::NoAnchor => {
+                tried.not_before = now + ANCHOR_RETRY_PAUSE;
+                tried.obstacle = Obstacle::Anchor;
             }
             Outcome::CalledOff(why) => {
                 tried.call_offs += 1;
@@ -363,9 +444,10 @@ impl<R: Rules> Core<R> {
 
     /// Stream slots of `target` that sessions still on the old worker will need.
     pub(super) fn promised_streams(&self, target: Generation) -> u32 {
-        let moving = self.recycles.iter().filter(|recycle| {
-            matches!(recycle.phase, Phase::Moving { .. }) && recycle.target == Some(target)
-        });
+        let moving = self
+            .recycles
+            .iter()
+            .filter(|recycle| recycle.has_begun_to_move() && recycle.target == Some(target));
         let old = moving.filter_map(|recycle| {
             let slot = self.slot_of(recycle.generation)?;
             self.slots[slot].process()
@@ -383,9 +465,10 @@ impl<R: Rules> Core<R> {
 
     /// Where the sessions of this worker go, if it is being recycled.
     pub(super) fn successor_of(&self, generation: Generation) -> Option<Generation> {
-        let recycle = self.recycles.iter().find(|recycle| {
-            recycle.generation == generation && matches!(recycle.phase, Phase::Moving { .. })
-        })?;
+        let recycle = self
+            .recycles
+            .iter()
+            .find(|recycle| recycle.generation == generation && recycle.has_begun_to_move())?;
         recycle.target.filter(|target| self.lives(*target))
     }
 

@@ -8,7 +8,7 @@ use super::worker::Slot;
 use super::{Core, Stage};
 use std::time::Duration;
 use tasuki_shared::id::{Generation, SessionId};
-use tasuki_shared::message::{Heartbeat, Notice, Role};
+use tasuki_shared::message::{Anchor, Heartbeat, Notice, Role};
 use tasuki_shared::status::{SessionStatus, Status, WorkerStatus};
 
 /// Reads an id as [`SessionId`] is displayed.
@@ -20,7 +20,12 @@ pub fn parse_session_id(text: &str) -> Option<SessionId> {
 }
 
 impl<R: Rules> Core<R> {
-    pub(super) fn heartbeat(&mut self, generation: Generation, heartbeat: Heartbeat) {
+    pub(super) fn heartbeat(
+        &mut self,
+        now: Duration,
+        generation: Generation,
+        heartbeat: Heartbeat,
+    ) {
         let Heartbeat { session, lobby: _, allocator } = heartbeat;
         if let Some(figures) = allocator {
             self.memory.heard(generation, figures);
@@ -35,7 +40,10 @@ impl<R: Rules> Core<R> {
             return;
         };
         if let Some(session) = self.leased_to(generation, id) {
+            let lost = status.frames_lost;
+            let anchor = if status.no_anchor { Anchor::Gone } else { Anchor::InLog };
             session.status = Some(Box::new(status));
+            self.count_losses(now, id, lost, anchor);
         }
     }
 
@@ -84,6 +92,7 @@ impl<R: Rules> Core<R> {
             refusals: self.refusals.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
             recycles: self.recycle_statuses(now),
             sessions_total: self.sessions_total,
+            frames_lost: self.frames_lost,
             ignored_frames: self.ignored_frames,
         }
     }
@@ -173,6 +182,16 @@ fn describe(notice: &Notice) -> (&'static str, Loudness, String) {
         Notice::OverloadOver { frames_dropped } => {
             ("overload_over", Loudness::Info, format!("{frames_dropped} frames were dropped"))
         }
+        Notice::NoAnchor => (
+            "no_anchor",
+            Loudness::Warn,
+            "no keyframe to go on from: frames are lost until the source's next".to_owned(),
+        ),
+        Notice::FramesLost { frames } => (
+            "frames_lost",
+            Loudness::Warn,
+            format!("{frames} frames were lost for want of a keyframe to go on from"),
+        ),
         Notice::InputFault { kind, count } => {
             ("input_fault", Loudness::Warn, format!("{kind} ({count})"))
         }

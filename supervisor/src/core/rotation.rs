@@ -7,7 +7,7 @@
 use super::event::{Effect, Loudness};
 use super::handoff::{Order, Outcome};
 use super::lease::Place;
-use super::recycle::{Evidence, Phase, Recycle};
+use super::recycle::{Evidence, Phase, Recycle, Told};
 use super::settings::{Rules, Settings};
 use super::worker::State;
 use super::{Core, Stage};
@@ -133,6 +133,10 @@ impl<R: Rules> Core<R> {
         if let Some(known) = known {
             if urgency(haste) > urgency(known.haste) {
                 known.haste = haste;
+                // Whatever was waited for may not be worth it any more.
+                for tried in known.tried.values_mut() {
+                    tried.anchor_found(now);
+                }
             }
             return Ok(known.id);
         }
@@ -160,6 +164,7 @@ impl<R: Rules> Core<R> {
             moves: BTreeMap::new(),
             tried: BTreeMap::new(),
             evidence: Evidence::NotWanted,
+            keyframe_awaited: Told::NotYet,
             tickets: BTreeSet::new(),
         });
         let at = self.recycles.len() - 1;
@@ -169,11 +174,11 @@ impl<R: Rules> Core<R> {
 
     /// Goes on with what is under way and begins what may begin. After each event.
     pub(super) fn run_recycles(&mut self, now: Duration) {
-        if self.recycles.iter().all(Recycle::is_over) {
+        if !self.recycles.iter().any(Recycle::is_in_the_way) {
             if self.stage == Stage::Running && self.rotates_again {
                 self.rotates_again = false;
                 self.rotate_for_reload(now);
-            } else {
+            } else if self.recycles.iter().all(Recycle::is_over) {
                 return;
             }
         }
@@ -195,7 +200,7 @@ impl<R: Rules> Core<R> {
             if under_way >= RECYCLES_AT_ONCE_MAX {
                 break;
             }
-            if self.recycles[at].phase == Phase::Waiting {
+            if matches!(self.recycles[at].phase, Phase::Waiting | Phase::AwaitingKeyframe) {
                 self.step_recycle(now, at);
             }
         }
@@ -258,7 +263,7 @@ impl<R: Rules> Core<R> {
         self.rules = rules;
         self.settings.take_run_time(settings);
         let reloads =
-            |recycle: &Recycle| recycle.reason == RecycleReason::Reload && !recycle.is_over();
+            |recycle: &Recycle| recycle.reason == RecycleReason::Reload && recycle.is_in_the_way();
         if self.recycles.iter().any(reloads) {
             self.rotates_again = true;
         } else {
@@ -355,6 +360,7 @@ impl<R: Rules> Core<R> {
             Phase::Waiting => (now, "waiting".to_owned()),
             Phase::Preparing { .. } => (now, "preparing".to_owned()),
             Phase::Moving { .. } => (now, "moving".to_owned()),
+            Phase::AwaitingKeyframe => (now, "waiting for a keyframe".to_owned()),
             Phase::Leaving { .. } => (now, "leaving".to_owned()),
             Phase::Over { at, failure: None } => (*at, "done".to_owned()),
             Phase::Over { at, failure: Some(why) } => (*at, format!("failed: {why}")),

@@ -18,6 +18,7 @@ use tasuki_shared::message::{
 };
 use tasuki_shared::plan::{AudioPlan, LogSize, Plan, PushPlan, RungKind, RungPlan, StreamLimits};
 
+mod anchor;
 mod bounds;
 mod leaving;
 

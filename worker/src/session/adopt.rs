@@ -133,6 +133,7 @@ pub(super) fn take(
                 pipeline,
                 pushes: record.section(Section::Pushes),
                 recordings: record.section(Section::Recordings),
+                totals: record.section(Section::Totals),
             };
             let stream = Stream::resume(live, live_fds, committed, warm, wake, now)
                 .map_err(|error| AdoptError::Stream(error.to_string()))?;
@@ -151,6 +152,7 @@ pub(super) fn take(
                     pipeline: record.section(Section::Pipeline).to_vec(),
                     pushes: record.section(Section::Pushes).to_vec(),
                     recordings: record.section(Section::Recordings).to_vec(),
+                    totals: record.section(Section::Totals).to_vec(),
                 });
                 let ask = FromWorker::Authorize { session: lease.session, request };
                 outbox.push((ask, Vec::new()));
@@ -184,6 +186,7 @@ pub(super) fn take(
         generation: taker,
         wake: std::sync::Arc::clone(wake),
     };
+    session.count_on();
     if let Some(reason) = refusal(lease.admission) {
         session.refuse_or_remember(reason, now);
     }
@@ -196,6 +199,7 @@ pub(super) struct Resumption {
     pub pipeline: Vec<u8>,
     pub pushes: Vec<u8>,
     pub recordings: Vec<u8>,
+    pub totals: Vec<u8>,
 }
 
 impl Resumption {
@@ -207,12 +211,17 @@ impl Resumption {
         wake: &Wake,
         now: Instant,
     ) -> Result<Stream, StreamError> {
-        let Self { source, pipeline, pushes, recordings } = self;
+        let Self { source, pipeline, pushes, recordings, totals } = self;
         let logs = plan.logs().len().saturating_sub(1);
         let record = PipelineRecord::decode(&pipeline, logs)?;
         let live = LiveLease { plan, connected: Vec::new() };
-        let committed =
-            Committed { source, pipeline: record, pushes: &pushes, recordings: &recordings };
+        let committed = Committed {
+            source,
+            pipeline: record,
+            pushes: &pushes,
+            recordings: &recordings,
+            totals: &totals,
+        };
         Stream::resume(live, fds, committed, Warm::default(), wake, now)
     }
 }

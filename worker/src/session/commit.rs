@@ -55,6 +55,7 @@ impl Session {
             return;
         }
         let mut staged = Ok(());
+        let counts = [ingest, pipeline].iter().any(|changed| *changed != Dirty::No);
         if self.changed.ingest.take() {
             let (ingest, reply) = (&self.ingest, self.reply.head);
             let encode = |into: &mut Vec<u8>| {
@@ -84,6 +85,10 @@ impl Session {
                 // Fixed for the stream's life; staged with the first word of its outputs.
                 let encode = |into: &mut Vec<u8>| stream.encode_recordings(into);
                 staged = staged.and(self.commit.stage(Section::Recordings, encode));
+            }
+            if counts {
+                let encode = |into: &mut Vec<u8>| stream.counts.totals.encode(into);
+                staged = staged.and(self.commit.stage(Section::Totals, encode));
             }
         }
         staged.expect("every section's encoding is bounded by its size");

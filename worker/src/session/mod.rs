@@ -25,6 +25,8 @@
 //! | [`placement`] | where unfinished messages are kept |
 //! | [`stream`] | what a live session has: logs, pipeline, outputs |
 //! | [`transcode`] | what the pipeline gives, and where it goes on |
+//! | [`anchor`] | where decoding can go on, and what is lost where it cannot |
+//! | [`totals`] | what is counted of a stream, whoever owned it |
 //! | [`tracks`] | what each media message is |
 //! | [`source`] | the source log as the pipeline reads it |
 //! | [`bitrate`] | how much arrived lately |
@@ -34,6 +36,7 @@
 //! | [`report`] | what the operator sees |
 
 pub mod adopt;
+mod anchor;
 pub mod bitrate;
 mod commit;
 pub mod ingest;
@@ -47,6 +50,7 @@ mod report;
 mod shadow;
 pub mod source;
 pub mod stream;
+mod totals;
 pub mod tracks;
 mod transcode;
 

@@ -3,19 +3,24 @@
 //! The last act of an owner: take nothing more from the pipeline, commit, store the owner word,
 //! ring. What the record does not cover is the next owner's: bytes in the input ring, the rest of a
 //! push's batch, the frames from the cut on.
+//!
+//! The next owner decodes from the keyframe that the frame at the cut needs. Where the log has it no
+//! more the cut waits for the source's next keyframe; one that does not come in time ends the attempt
+//! by name, or costs frames where the session must go at any price.
 
+use super::stream::Stream;
 use super::{Outbox, Phase, Session};
 use crate::leftovers::Leftover;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tasuki_shared::clock;
 use tasuki_shared::id::Generation;
 use tasuki_shared::kernel;
-use tasuki_shared::limits::{CUT_SEARCH_MAX, OLD_OWNER_REST, WARM_UP};
+use tasuki_shared::limits::{
+    ANCHOR_WAIT_FORCED, ANCHOR_WAIT_NOW, CUT_SEARCH_MAX, FORCED_CUT_GRACE, OLD_OWNER_REST, WARM_UP,
+};
 use tasuki_shared::memory::owner;
-use tasuki_shared::message::{CutReport, FromWorker, Haste};
-
-const NO_ANCHOR: &str = "no keyframe to go on from is left in the source log";
+use tasuki_shared::message::{Anchor, CutReport, FromWorker, Haste, KeepReason};
 
 /// An order to release.
 pub(super) struct Release {
@@ -23,7 +28,7 @@ pub(super) struct Release {
     haste: Haste,
     /// The next owner waits for it.
     bell: OwnedFd,
-    /// No good cut came until then: any will do.
+    /// No good cut came until then: any will do that has an anchor, or that needs none.
     until: Instant,
 }
 
@@ -46,7 +51,7 @@ impl Session {
         outbox: &mut Outbox,
     ) {
         let refuse = |reason: &str, outbox: &mut Outbox| {
-            let reason = reason.to_owned();
+            let reason = KeepReason::Other(reason.to_owned());
             outbox.push((FromWorker::ReleaseFailed { session: self.id, reason }, Vec::new()));
         };
         let Some(bell) = bell else { return refuse("its eventfd did not arrive", outbox) };
@@ -56,14 +61,14 @@ impl Session {
             }
             Phase::Live(stream) => match haste {
                 Haste::Scheduled => stream.transcode.cut_at_idr(now + WARM_UP),
-                Haste::Now if !stream.transcode.has_anchor(&stream.logs) => {
-                    return refuse(NO_ANCHOR, outbox);
+                Haste::Now | Haste::AtAnyPrice if !stream.transcode.has_anchor(&stream.logs) => {
+                    stream.transcode.cut_at_idr(now);
                 }
                 Haste::Now | Haste::AtAnyPrice => {}
             },
             Phase::Lobby | Phase::Authorizing { .. } => {}
         }
-        self.release = Some(Release { to, haste, bell, until: now + CUT_SEARCH_MAX });
+        self.release = Some(Release { to, haste, bell, until: now + patience(haste) });
     }
 
     /// The session stays here.
@@ -81,21 +86,27 @@ impl Session {
         let Some(&Release { to, haste, until, .. }) = self.release.as_ref() else {
             return Released::NotYet;
         };
-        if matches!(self.phase, Phase::Draining { .. } | Phase::Leaving { .. } | Phase::Ended(_)) {
-            return self.stay("it is ending", outbox);
-        }
-        if let (Phase::Live(stream), Haste::Scheduled) = (&self.phase, haste) {
-            if !stream.transcode.is_at_cut() && clock::now() < until {
-                return Released::NotYet;
+        let anchor = match &self.phase {
+            Phase::Draining { .. } | Phase::Leaving { .. } | Phase::Ended(_) => {
+                return self.stay(KeepReason::Other("it is ending".to_owned()), outbox);
             }
-            if !stream.transcode.has_anchor(&stream.logs) {
-                return self.stay(NO_ANCHOR, outbox);
-            }
-        }
+            Phase::Lobby | Phase::Authorizing { .. } => Anchor::InLog,
+            Phase::Live(stream) => match judge(stream, haste, until) {
+                Cut::NotYet => return Released::NotYet,
+                Cut::NoAnchor => return self.stay(KeepReason::NoAnchor, outbox),
+                Cut::Here(anchor) => anchor,
+            },
+        };
+        let frames_lost = match (&self.phase, anchor) {
+            (Phase::Live(stream), Anchor::Gone) => stream.transcode.would_lose(&stream.logs),
+            (_, Anchor::InLog | Anchor::Gone) => 0,
+        };
+        // Before the store: afterwards the next owner may have the processor.
+        let cut = CutReport { released_us: clock::monotonic_us(), anchor, frames_lost };
         self.commit_changes();
         if let Err(error) = owner::release(self.memory.owner(), self.generation, to) {
             tracing::error!(session = %self.id, %error, "the owner word is not ours");
-            return self.stay(&error.to_string(), outbox);
+            return self.stay(KeepReason::Other(error.to_string()), outbox);
         }
         // From here on nothing of the session is read or written by this process.
         if let Some(Release { bell, .. }) = &self.release
@@ -104,15 +115,13 @@ impl Session {
             // The supervisor hears of it as well, and tells the next owner.
             tracing::warn!(session = %self.id, %error, "the next owner cannot be woken");
         }
-        let cut = CutReport { released_us: clock::monotonic_us(), frames_lost: 0 };
         outbox.push((FromWorker::Released { session: self.id, cut }, Vec::new()));
         Released::Yes
     }
 
     /// It cannot be released now: what was held back for the cut is given after all.
-    fn stay(&mut self, reason: &str, outbox: &mut Outbox) -> Released {
+    fn stay(&mut self, reason: KeepReason, outbox: &mut Outbox) -> Released {
         self.keep();
-        let reason = reason.to_owned();
         outbox.push((FromWorker::ReleaseFailed { session: self.id, reason }, Vec::new()));
         Released::NotYet
     }
@@ -136,6 +145,38 @@ impl Session {
             clock::pause(OLD_OWNER_REST);
             drop(self);
         })
+    }
+}
+
+/// How long a good cut is looked for.
+const fn patience(haste: Haste) -> Duration {
+    match haste {
+        Haste::Scheduled => CUT_SEARCH_MAX,
+        Haste::Now => ANCHOR_WAIT_NOW,
+        Haste::AtAnyPrice => ANCHOR_WAIT_FORCED,
+    }
+}
+
+/// May a live stream be cut where it stands?
+enum Cut {
+    NotYet,
+    Here(Anchor),
+    NoAnchor,
+}
+
+fn judge(stream: &Stream, haste: Haste, until: Instant) -> Cut {
+    let anchored = stream.transcode.has_anchor(&stream.logs);
+    let (late, at_cut) = (clock::now() >= until, stream.transcode.is_at_cut());
+    match haste {
+        Haste::Scheduled if !late && !at_cut => Cut::NotYet,
+        Haste::Scheduled | Haste::Now | Haste::AtAnyPrice if anchored => Cut::Here(Anchor::InLog),
+        Haste::Scheduled | Haste::Now | Haste::AtAnyPrice if !late && !at_cut => Cut::NotYet,
+        Haste::Scheduled | Haste::Now => Cut::NoAnchor,
+        Haste::AtAnyPrice => {
+            let given = stream.transcode.would_lose(&stream.logs) == 0;
+            let waited = clock::now() >= until + FORCED_CUT_GRACE;
+            if given || waited { Cut::Here(Anchor::Gone) } else { Cut::NotYet }
+        }
     }
 }
 

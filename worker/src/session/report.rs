@@ -2,6 +2,7 @@
 
 use super::source::codec_name;
 use super::stream::{Stream, destination};
+use super::totals::Totals;
 use super::{Phase, Session};
 use crate::ladder::RungDecision;
 use crate::output::push::Push;
@@ -20,31 +21,26 @@ const INSIDE_MAX: usize = 8192;
 /// Counters of one stream.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
-    pub media_bytes: u64,
-    pub frames_in: u64,
-    pub frames_out: u64,
+    pub totals: Totals,
     /// Larger than their log takes.
     pub too_large: u64,
     newest_in_ms: i64,
     /// Log index and stamp of the pictures that the pipeline has neither given nor given up.
     inside: VecDeque<(u64, i64)>,
     skipped: BTreeMap<&'static str, u64>,
-    dropped_by_overload: u64,
     events: BTreeMap<&'static str, u64>,
-    rung_frames: [u64; RUNGS_MAX],
-    rung_bytes: [u64; RUNGS_MAX],
     width: u32,
     height: u32,
 }
 
 impl Counts {
     pub fn received(&mut self, bytes: u32) {
-        self.media_bytes += u64::from(bytes);
+        self.totals.media_bytes += u64::from(bytes);
     }
 
     /// A video frame was received.
     pub fn frame_in(&mut self) {
-        self.frames_in += 1;
+        self.totals.frames_in += 1;
     }
 
     /// The pipeline has to give it, or give it up by name.
@@ -57,21 +53,21 @@ impl Counts {
     }
 
     pub fn frame_out(&mut self, index: u64) {
-        self.frames_out += 1;
+        self.totals.frames_out += 1;
         self.passed(index);
     }
 
     pub fn rung_frame(&mut self, rung: RungId, bytes: usize) {
         let rung = usize::from(rung.0);
         if rung < RUNGS_MAX {
-            self.rung_frames[rung] += 1;
-            self.rung_bytes[rung] += bytes as u64;
+            self.totals.rung_frames[rung] += 1;
+            self.totals.rung_bytes[rung] += bytes as u64;
         }
     }
 
     pub fn skipped(&mut self, index: u64, reason: SkipReason) {
         self.passed(index);
-        self.dropped_by_overload += u64::from(reason == SkipReason::Overload);
+        self.totals.frames_dropped += u64::from(reason == SkipReason::Overload);
         *self.skipped.entry(skip_name(reason)).or_default() += 1;
     }
 
@@ -86,7 +82,7 @@ impl Counts {
 
     #[must_use]
     pub fn dropped_by_overload(&self) -> u64 {
-        self.dropped_by_overload
+        self.totals.frames_dropped
     }
 
     /// Newest picture received minus the oldest one that is not through: pictures far apart, as of
@@ -94,7 +90,7 @@ impl Counts {
     #[must_use]
     pub fn lag_ms(&self) -> u64 {
         match self.inside.front() {
-            Some((_, oldest_ms)) if self.frames_out > 0 => {
+            Some((_, oldest_ms)) if self.totals.frames_out > 0 => {
                 u64::try_from(self.newest_in_ms - oldest_ms).unwrap_or(0)
             }
             Some(_) | None => 0,
@@ -135,6 +131,12 @@ impl Meter {
         Self { at: now, in_bytes: 0, out_bytes: 0, frames_in: 0, in_bps: 0, out_bps: 0, fps: 0.0 }
     }
 
+    /// What was counted before is not of the time that is measured.
+    #[must_use]
+    pub fn counting_from(self, in_bytes: u64, out_bytes: u64, frames_in: u64) -> Self {
+        Self { in_bytes, out_bytes, frames_in, ..self }
+    }
+
     fn measure(&mut self, now: Instant, in_bytes: u64, out_bytes: u64, frames_in: u64) {
         let elapsed_ms = now.duration_since(self.at).as_millis();
         if elapsed_ms < RATE_WINDOW_MS {
@@ -169,13 +171,23 @@ impl Session {
         let mut frames_in = 0;
         if let Some(stream) = self.stream() {
             describe_stream(stream, &mut status);
-            frames_in = stream.counts.frames_in;
+            frames_in = stream.counts.totals.frames_in;
         }
         self.report.measure(now, in_bytes, status.out_bytes, frames_in);
         status.in_bitrate_bps = self.report.in_bps;
         status.out_bitrate_bps = self.report.out_bps;
         status.fps = self.report.fps;
         status
+    }
+
+    /// Rates begin with what the last owner had counted.
+    pub(super) fn count_on(&mut self) {
+        let (mut out_bytes, mut frames_in) = (0, 0);
+        if let Some(stream) = self.stream() {
+            out_bytes = stream.pushes.iter().map(|push| push.sent_bytes).sum();
+            frames_in = stream.counts.totals.frames_in;
+        }
+        self.report = self.report.counting_from(self.ingest.received(), out_bytes, frames_in);
     }
 
     /// Bits per second received lately.
@@ -207,9 +219,12 @@ fn describe_stream(stream: &Stream, status: &mut SessionStatus) {
     if stream.tracks.audio.is_some() {
         "aac".clone_into(&mut status.audio_codec);
     }
-    status.frames_in = counts.frames_in;
-    status.frames_out = if stream.plan.transcodes() { counts.frames_out } else { counts.frames_in };
-    status.frames_dropped = counts.dropped_by_overload;
+    let totals = &counts.totals;
+    status.frames_in = totals.frames_in;
+    status.frames_out = if stream.plan.transcodes() { totals.frames_out } else { totals.frames_in };
+    status.frames_dropped = totals.frames_dropped;
+    status.frames_lost = totals.frames_lost;
+    status.no_anchor = !stream.transcode.has_anchor(&stream.logs);
     status.lag_ms = stream.lag_ms();
     for (name, count) in counts.skipped.iter().chain(&counts.events) {
         *status.faults.entry((*name).to_owned()).or_default() += count;
@@ -229,6 +244,7 @@ fn describe_stream(stream: &Stream, status: &mut SessionStatus) {
 }
 
 fn rungs(stream: &Stream) -> Vec<RungStatus> {
+    let totals = &stream.counts.totals;
     let mut off_left = stream.transcode.overload.rungs_off();
     let mut found = Vec::with_capacity(stream.plan.rungs.len());
     for (position, rung) in stream.plan.rungs.iter().enumerate() {
@@ -247,8 +263,8 @@ fn rungs(stream: &Stream) -> Vec<RungStatus> {
             }
         };
         let (frames, bytes) = match state {
-            "passing" => (stream.counts.frames_in, stream.counts.media_bytes),
-            _ => (stream.counts.rung_frames[position], stream.counts.rung_bytes[position]),
+            "passing" => (totals.frames_in, totals.media_bytes),
+            _ => (totals.rung_frames[position], totals.rung_bytes[position]),
         };
         let label = rung.label.clone();
         let state = state.to_owned();
@@ -348,7 +364,7 @@ mod tests {
         counts.skipped(6, SkipReason::Overload);
         assert_eq!(counts.lag_ms(), 0);
         counts.frame_out(7);
-        assert_eq!((counts.lag_ms(), counts.frames_out), (0, 2));
+        assert_eq!((counts.lag_ms(), counts.totals.frames_out), (0, 2));
     }
 
     #[test]

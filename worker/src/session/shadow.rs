@@ -5,6 +5,7 @@
 //! record: no packet beyond the last committed frame, so it is never ahead and the very next frame
 //! is still to be decoded when it becomes the owner.
 
+use super::anchor;
 use super::pipeline_record::PipelineRecord;
 use super::source::{Ceiling, End, First, LogSource};
 use super::stream::{StreamError, Wake};
@@ -32,8 +33,8 @@ pub struct Shadow {
 }
 
 impl Shadow {
-    /// Follows the stream of `plan`, if it has anything to be followed: encoded frames, and the
-    /// keyframe that decoding the next one needs.
+    /// Follows the stream of `plan`, if it has anything to be followed: encoded frames. Where the
+    /// log lacks the keyframe that decoding the next one needs, it waits for the source's next.
     pub fn start(
         plan: &Plan,
         session: &OwnedFd,
@@ -49,8 +50,9 @@ impl Shadow {
         else {
             return Ok(None);
         };
-        let anchor = logs.first().and_then(|log| log.entry(last.source_index)?.keyframe);
-        let (Some(anchor), true) = (anchor, plan.transcodes()) else { return Ok(None) };
+        let (Some(log), true) = (logs.first(), plan.transcodes()) else { return Ok(None) };
+        let anchor = anchor::of(last, |index| log.entry(index));
+        let first = anchor.unwrap_or(last.source_index + 1);
         let lifted = Arc::new(AtomicBool::new(false));
         let caught_up = Arc::new(AtomicBool::new(false));
         let lapped = Arc::new(AtomicU64::new(0));
@@ -62,8 +64,7 @@ impl Shadow {
             Arc::clone(&caught_up),
             Arc::clone(wake),
         );
-        let first =
-            First { video: anchor, audio: audio.map_or(anchor, |audio| audio.source_index) };
+        let first = First { video: first, audio: audio.map_or(first, |audio| audio.source_index) };
         let packets = LogSource::open(&source.as_fd(), first, end.clone(), Arc::clone(&lapped))?
             .below(ceiling);
         let entry = |log: usize, index| logs.get(log + 1).and_then(|log| log.entry(index));

@@ -6,6 +6,7 @@ use super::pipeline_record::PipelineRecord;
 use super::record::{BadSection, Take};
 use super::shadow::Shadow;
 use super::source::End;
+use super::totals::Totals;
 use super::tracks::{Judged, Tracks};
 use super::transcode::{Given, Transcode};
 use super::{Outbox, Progress, report};
@@ -77,6 +78,7 @@ pub struct Committed<'a> {
     pub pipeline: PipelineRecord,
     pub pushes: &'a [u8],
     pub recordings: &'a [u8],
+    pub totals: &'a [u8],
 }
 
 /// What a preparation has of a stream before it is its owner's: its logs mapped, in the order of
@@ -132,7 +134,7 @@ impl Stream {
         wake: &Wake,
         now: Instant,
     ) -> Result<Self, StreamError> {
-        let Committed { source, pipeline: record, pushes, recordings } = committed;
+        let Committed { source, pipeline: record, pushes, recordings, totals } = committed;
         let LiveLease { plan, connected } = live;
         let memories = plan.logs().len() + plan.pushes.len();
         let (found, expected) = (fds.len(), memories + connected.len());
@@ -147,6 +149,7 @@ impl Stream {
         let video = stream.logs.source.header(HeaderKind::Video, ids.video);
         let audio = stream.logs.source.header(HeaderKind::Audio, ids.audio);
         stream.tracks.restore(video.as_deref(), audio.as_deref());
+        stream.counts.totals = Totals::decode(totals)?;
         let mut take = Take::new("pushes", pushes);
         for push in &mut stream.pushes {
             let connection = connections.remove(&push.id());

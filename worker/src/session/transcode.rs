@@ -10,7 +10,7 @@ use super::report::Counts;
 use super::shadow::Shadow;
 use super::source::{End, First, LogSource};
 use super::stream::{StreamError, Wake};
-use super::{Outbox, report};
+use super::{Outbox, anchor, report};
 use crate::ladder::RungDecision;
 use crate::leftovers::Leftover;
 use crate::media::packet::IsIdr;
@@ -19,7 +19,7 @@ use crate::output::cursor::{LogName, Logs, PipelineState};
 use crate::pipeline::bucket::RateBucket;
 use crate::pipeline::{
     AudioResume, Cut, CutFrame, Declared, EncodedAudio, EncodedPicture, Follow, LadderState,
-    Pipeline, PipelineEvent, PipelineOutput, PipelineSpec, Start, WarmUp,
+    Pipeline, PipelineEvent, PipelineOutput, PipelineSpec, SkipReason, Start, WarmUp,
 };
 use crate::rtmp::amf;
 use std::os::fd::AsFd;
@@ -59,12 +59,27 @@ pub struct Transcode {
     /// A follower that could not be gone on with.
     stale: Option<Shadow>,
     cut_wish: CutWish,
+    seam: Seam,
+}
+
+/// What this owner has given since it took the stream over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seam {
+    /// It began the stream, or goes on with it.
+    Behind,
+    /// Nothing yet.
+    Ahead {
+        /// Lost with the first frame that is, for a decoder of the last owner had them.
+        owed: u64,
+        lost: u64,
+    },
 }
 
 /// Is the stream to be handed over before its next IDR?
 enum CutWish {
     None,
-    /// Before the first IDR from then on.
+    /// Before the first IDR from then on. Without an anchor only the source's own keyframe will do,
+    /// and at once.
     AtIdr {
         from: Instant,
     },
@@ -107,7 +122,14 @@ impl Transcode {
             ended: Vec::new(),
             cut_wish: CutWish::None,
             stale: None,
+            seam: Seam::Behind,
         };
+        if let (Some(last), true) = (last_frame, plan.transcodes()) {
+            let entry = |index| logs.source.entry(index);
+            let anchored = anchor::of(last, entry).is_some();
+            let owed = if anchored { 0 } else { anchor::owed(last, entry) };
+            transcode.seam = Seam::Ahead { owed, lost: 0 };
+        }
         if let Some(shadow) = shadow {
             if shadow.fits(transcode.ladder.as_ref()) {
                 let (pipeline, lapped, end) = shadow.go_live(transcode.cut(plan, logs));
@@ -148,7 +170,9 @@ impl Transcode {
         // Decoding starts at the IDR that the frame after the last one needs.
         let video = match self.last_frame {
             None => heads.keyframe.filter(|_| !fresh),
-            Some(last) => logs.source.entry(last.source_index).and_then(|entry| entry.keyframe),
+            // Without it, each packet behind the last frame is read, and skipped by name.
+            Some(last) => anchor::of(last, |index| logs.source.entry(index))
+                .or_else(|| Some(logs.source.oldest(last.source_index + 1))),
         };
         let first = if fresh {
             First { video: 0, audio: 0 }
@@ -211,10 +235,7 @@ impl Transcode {
                     self.take_header(logs, counts, rung, &avcc, width, height);
                 }
                 PipelineOutput::Frame(picture) => {
-                    if let CutWish::AtIdr { from } = self.cut_wish
-                        && picture.keyframe == IsIdr::Idr
-                        && clock::now() >= from
-                    {
+                    if self.is_cut_before(&picture, logs) {
                         // This picture is the next owner's, who encodes it anew.
                         self.cut_wish = CutWish::Reached { next: Some(Box::new(picture)) };
                         break;
@@ -229,8 +250,13 @@ impl Transcode {
                 PipelineOutput::Audio(audio) => self.take_audio(logs, counts, &audio),
                 PipelineOutput::Skipped { source_index, reason } => {
                     counts.skipped(source_index, reason);
+                    if reason == SkipReason::NoKeyframeYet {
+                        self.lose(1, counts, session, outbox);
+                    }
                 }
-                PipelineOutput::Event(event) => self.take_event(&event, counts, session, outbox),
+                PipelineOutput::Event(event) => {
+                    self.take_event(&event, logs, counts, session, outbox);
+                }
             }
         }
         logs.pipeline = match self.state {
@@ -249,6 +275,16 @@ impl Transcode {
             }
             State::Running(_) | State::None | State::Done => CutWish::Reached { next: None },
         };
+    }
+
+    fn is_cut_before(&self, picture: &EncodedPicture, logs: &Logs) -> bool {
+        let CutWish::AtIdr { from } = self.cut_wish else { return false };
+        let entry = |index| logs.source.entry(index);
+        picture.keyframe == IsIdr::Idr
+            && match self.last_frame.and_then(|last| anchor::of(last, entry)) {
+                Some(_) => clock::now() >= from,
+                None => anchor::is_keyframe(picture.source_index, entry),
+            }
     }
 
     /// The session stays: goes on with what was held back.
@@ -272,10 +308,49 @@ impl Transcode {
             (State::Running(_), Some(last))
                 if self.ladder.as_ref().is_some_and(LadderState::encodes) =>
             {
-                let anchor = logs.source.entry(last.source_index).and_then(|entry| entry.keyframe);
-                anchor.is_some_and(|anchor| logs.source.entry(anchor).is_some())
+                let entry = |index| logs.source.entry(index);
+                let next_is_keyframe = match &self.cut_wish {
+                    CutWish::Reached { next: Some(next) } => {
+                        anchor::is_keyframe(next.source_index, entry)
+                    }
+                    CutWish::Reached { next: None } | CutWish::AtIdr { .. } | CutWish::None => {
+                        false
+                    }
+                };
+                next_is_keyframe || anchor::of(last, entry).is_some()
             }
             (State::Running(_) | State::None | State::Done, _) => true,
+        }
+    }
+
+    /// Frames received and not given that the next owner cannot decode either, were it now.
+    #[must_use]
+    pub fn would_lose(&self, logs: &Logs) -> u64 {
+        if self.has_anchor(logs) {
+            return 0;
+        }
+        let head = logs.source.heads().index_head;
+        self.last_frame.map_or(0, |last| anchor::lost(last, head, |i| logs.source.entry(i)))
+    }
+
+    /// Frames that came before this owner's first, and that it could not decode.
+    fn lose(&mut self, frames: u64, counts: &mut Counts, session: SessionId, outbox: &mut Outbox) {
+        let Seam::Ahead { owed, lost } = self.seam else { return };
+        if lost == 0 {
+            let notice = Notice::NoAnchor;
+            outbox.push((FromWorker::Notice { session: Some(session), notice }, Vec::new()));
+        }
+        counts.totals.frames_lost += owed + frames;
+        self.seam = Seam::Ahead { owed: 0, lost: lost + owed + frames };
+    }
+
+    /// The seam is over, by the first frame after it or by the stream's end.
+    fn close_seam(&mut self, session: SessionId, outbox: &mut Outbox) {
+        if let Seam::Ahead { lost: frames @ 1.., .. } =
+            std::mem::replace(&mut self.seam, Seam::Behind)
+        {
+            let notice = Notice::FramesLost { frames };
+            outbox.push((FromWorker::Notice { session: Some(session), notice }, Vec::new()));
         }
     }
 
@@ -381,12 +456,21 @@ impl Transcode {
     fn take_event(
         &mut self,
         event: &PipelineEvent,
+        logs: &Logs,
         counts: &mut Counts,
         session: SessionId,
         outbox: &mut Outbox,
     ) {
         counts.event(event);
+        if let PipelineEvent::LiveFrom { source_index } = event {
+            let begins_anew = anchor::is_keyframe(*source_index, |index| logs.source.entry(index));
+            if let (Seam::Ahead { owed: 1.., .. }, true) = (self.seam, begins_anew) {
+                self.lose(0, counts, session, outbox);
+            }
+            self.close_seam(session, outbox);
+        }
         if matches!(event, PipelineEvent::Ended | PipelineEvent::Failed) {
+            self.close_seam(session, outbox);
             self.abandon();
         }
         if report::is_worth_telling(event) {

@@ -45,6 +45,10 @@ fn headline(status: &Status, paint: Paint) -> Vec<String> {
         status.config, status.streams_free, status.cpu_percent, status.sessions_total,
     );
     let mut lines = vec![bold(&human::printable(&first), paint), human::printable(&second)];
+    if status.frames_lost > 0 {
+        let count = status.frames_lost;
+        lines.push(format!("lost: {count} frames, for want of a keyframe to go on from"));
+    }
     if !status.refusals.is_empty() {
         let counts = status.refusals.iter().map(|(reason, count)| format!("{reason} {count}×"));
         let counts = counts.collect::<Vec<_>>().join("; ");
@@ -230,7 +234,7 @@ fn session_row(session: &SessionStatus) -> [Cell; 15] {
         Cell::plain(&session.app),
         Cell::plain(&session.worker),
         Cell::plain(&session.peer),
-        Cell::new(&session.state, session_colour(&session.state)),
+        Cell::new(session_state(session), session_colour(session)),
         Cell::plain(codec.join("+")),
         Cell::plain(picture),
         Cell::plain(human::bitrate(session.in_bitrate_bps)),
@@ -345,8 +349,23 @@ fn verdict_colour(verdict: &str) -> Colour {
     }
 }
 
-pub(in crate::cli) fn session_colour(state: &str) -> Colour {
-    match state {
+/// With what an operator should know before a move or a death.
+pub(in crate::cli) fn session_state(session: &SessionStatus) -> String {
+    let mut state = session.state.clone();
+    if session.no_anchor {
+        state.push_str(", no anchor");
+    }
+    if session.frames_lost > 0 {
+        state.push_str(&format!(", {} lost", session.frames_lost));
+    }
+    state
+}
+
+pub(in crate::cli) fn session_colour(session: &SessionStatus) -> Colour {
+    if session.no_anchor {
+        return Colour::Caution;
+    }
+    match session.state.as_str() {
         "live" => Colour::Good,
         "lobby" | "authorizing" | "ending" => Colour::Caution,
         _ => Colour::Plain,

@@ -1,7 +1,7 @@
 //! The rows of the three panes.
 
 use super::super::human;
-use super::super::status::report::{lag_colour, session_colour, worker_colour};
+use super::super::status::report::{lag_colour, session_colour, session_state, worker_colour};
 use super::super::table::{Align, Colour};
 use super::bar::{Bar, Spark, level};
 use super::grid::{Cell, Column, Drawing, Room, Row};
@@ -178,7 +178,7 @@ const SESSIONS: [Column; 12] = [
     left("NAME", 0, 32),
     left("SESSION", 7, 16),
     left("WORKER", 1, 12),
-    left("STATE", 1, 12),
+    left("STATE", 1, 24),
     left("CODEC", 4, 16),
     left("PICTURE", 3, 11),
     right("FPS", 2, 5),
@@ -211,7 +211,7 @@ fn session_row(session: &SessionStatus) -> Row {
         Cell::plain(&session.name),
         Cell::plain(&session.id),
         Cell::plain(&session.worker),
-        Cell::new(&session.state, session_colour(&session.state)),
+        Cell::new(session_state(session), session_colour(session)),
         Cell::plain(codec.join("+")),
         Cell::plain(picture),
         Cell::plain(fps),

@@ -91,6 +91,7 @@ fn look(slot: &Slot) -> Option<Look> {
         (Role::Dialer, _) => return None,
         (Role::Worker, State::Serving(_)) => Duty::Serves,
         (Role::Worker, State::Standby(_)) => Duty::StandsBy,
+        (Role::Worker, State::Draining(process)) if !process.sessions.is_empty() => Duty::Leaves,
         (Role::Worker, State::Starting(..) | State::Draining(_) | State::Ending(..)) => Duty::Idle,
         (Role::Worker, State::Backoff { .. } | State::Gone) => return None,
     };

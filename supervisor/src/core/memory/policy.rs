@@ -14,7 +14,7 @@ use super::slope;
 use super::verdict::{Hold, Verdict};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
-use subject::{Asked, Birth, Purge, StoodBy, Subject};
+use subject::{Asked, Birth, Purge, StoodBy, Subject, Urgency};
 use tasuki_shared::config::{Memory, MemoryLimits, Recycling};
 use tasuki_shared::id::Generation;
 use tasuki_shared::limits::{
@@ -40,7 +40,9 @@ pub enum Duty {
     Serves,
     /// Nobody's session depends on it yet.
     StandsBy,
-    /// Starts or leaves: nothing is to be won by recycling it.
+    /// Takes nothing new and still has sessions: only the hard limit counts.
+    Leaves,
+    /// Starts or has nothing left: nothing is to be won by recycling it.
     Idle,
 }
 
@@ -150,7 +152,9 @@ impl Policy {
                 None => Verdict::Recycle,
             };
             // One that was asked for is on its way, or is asked for again after a pause.
-            if hold.is_none() && subject.asked.is_none_or(|asked| now >= asked.again()) {
+            let urgency = Urgency::of(&candidate.reason);
+            let is_news = |asked: Asked| urgency > asked.urgency || now >= asked.again();
+            if hold.is_none() && subject.asked.is_none_or(is_news) {
                 chosen = Some(candidate);
             }
         }
@@ -201,7 +205,7 @@ impl Policy {
         let mut is_idle = false;
         if let Some(subject) = self.subjects.get_mut(&generation) {
             let times = subject.asked.map_or(0, |asked| asked.times) + 1;
-            subject.asked = Some(Asked { at: now, times });
+            subject.asked = Some(Asked { at: now, times, urgency: Urgency::of(reason) });
             is_idle = subject.look.duty == Duty::StandsBy;
         }
         if takes_budget(reason) && !is_idle {
@@ -375,6 +379,11 @@ impl Policy {
                 let (rank, reason, detail) = match subject.look.duty {
                     Duty::Serves => self.reason(now, subject)?,
                     Duty::StandsBy => self.reason_idle(subject)?,
+                    // It is being replaced, or could not be.
+                    Duty::Leaves => {
+                        let found = self.reason(now, subject)?;
+                        (found.1 == RecycleReason::MemoryHard).then_some(found)?
+                    }
                     Duty::Idle => return None,
                 };
                 Some(Candidate::new(subject, rank, reason, detail))

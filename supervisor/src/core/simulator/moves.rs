@@ -2,7 +2,7 @@
 //! word is the owner, whatever anybody says.
 
 use super::*;
-use tasuki_shared::message::{CutReport, Haste};
+use tasuki_shared::message::{Anchor, CutReport, Haste, KeepReason};
 
 /// How long after the last fault every recycle is over.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -171,10 +171,13 @@ impl World {
     fn release(&mut self, owner: Generation, session: SessionId, to: Generation) {
         match self.below(8) {
             // It looks for a cut, perhaps for ever.
-            0..5 => {}
-            5 => {
+            0..4 => {}
+            failure @ (4 | 5) => {
                 self.alive.get_mut(&owner).unwrap().releasing.remove(&session);
-                let reason = "no anchor".to_owned();
+                let reason = match failure {
+                    4 => KeepReason::NoAnchor,
+                    _ => KeepReason::Other("no memory".to_owned()),
+                };
                 self.says(owner, FromWorker::ReleaseFailed { session, reason });
             }
             _ => {
@@ -183,12 +186,15 @@ impl World {
                 if body.sessions.remove(&session).is_none() {
                     return;
                 }
-                let cut = CutReport { released_us: 5, frames_lost: 0 };
+                let cut = CutReport { released_us: 5, anchor: Anchor::InLog, frames_lost: 0 };
                 body.unsaid.push_back(FromWorker::Released { session, cut });
                 self.words.insert(session, Owner::Offered(to));
                 let moving =
                     self.core.moving().any(|(id, moving)| id == session && moving.to == to);
                 self.seen.late_releases += usize::from(!moving);
+                if !moving {
+                    self.strayed.insert(session);
+                }
                 if !self.alive.contains_key(&to)
                     && let Some(connection) = self.open.get_mut(&session)
                 {
@@ -308,6 +314,7 @@ impl World {
             "session_moved" => &mut self.seen.moved,
             "move_crashed" => &mut self.seen.crashed_over,
             "move_kept" => &mut self.seen.kept,
+            "recycle_awaits_keyframe" => &mut self.seen.awaited_keyframes,
             _ => return,
         };
         *seen += 1;

@@ -4,7 +4,7 @@ use super::super::tests::{peer, request};
 use super::moves::is_about;
 use super::*;
 use crate::core::event::Loss;
-use tasuki_shared::message::{CutReport, PROTOCOL_VERSION};
+use tasuki_shared::message::{CutReport, KeepReason, PROTOCOL_VERSION};
 
 impl World {
     /// A channel may close before the death; the core then sends nothing new to it.
@@ -182,7 +182,7 @@ impl World {
             FromWorker::Adopted { session, at_us: 0 },
             FromWorker::Prepared { session },
             FromWorker::Released { session, cut: CutReport::default() },
-            FromWorker::ReleaseFailed { session, reason: "no".into() },
+            FromWorker::ReleaseFailed { session, reason: KeepReason::NoAnchor },
             FromWorker::AdoptFailed { session, reason: "so be it".into() },
             FromWorker::Authorize { session, request: request("a") },
             FromWorker::Dial { session, push: PushId(200) },

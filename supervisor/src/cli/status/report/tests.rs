@@ -110,6 +110,7 @@ fn status() -> Status {
         recycles: vec![],
         refusals: BTreeMap::from([("stream key not accepted".into(), 3)]),
         sessions_total: 12,
+        frames_lost: 0,
         ignored_frames: 0,
     }
 }

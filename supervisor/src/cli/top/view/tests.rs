@@ -110,6 +110,7 @@ fn status() -> Status {
         recycles: vec![moving, done],
         refusals: std::collections::BTreeMap::new(),
         sessions_total: 12,
+        frames_lost: 0,
         ignored_frames: 0,
     }
 }

@@ -3,6 +3,7 @@
 use super::Look;
 use crate::core::memory::slope::Trend;
 use crate::core::memory::verdict::Verdict;
+use crate::core::rotation::RecycleReason;
 use std::time::Duration;
 use tasuki_shared::limits::{RECYCLE_RETRY, RECYCLE_RETRY_DOUBLINGS_MAX, TREND_INTERVAL_NEAR};
 use tasuki_shared::message::AllocatorFigures;
@@ -54,6 +55,14 @@ pub(super) enum Birth {
 pub(super) struct Asked {
     pub at: Duration,
     pub times: u32,
+    pub urgency: Urgency,
+}
+
+/// The hard limit does not wait for what was asked for less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    Soft,
+    Hard,
 }
 
 impl Subject {
@@ -97,6 +106,12 @@ impl Subject {
     /// What a recycle would free.
     pub fn gain(&self) -> u64 {
         self.trend.last().unwrap_or(0).saturating_sub(self.needs())
+    }
+}
+
+impl Urgency {
+    pub fn of(reason: &RecycleReason) -> Self {
+        if *reason == RecycleReason::MemoryHard { Self::Hard } else { Self::Soft }
     }
 }
 
