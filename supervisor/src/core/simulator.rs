@@ -69,11 +69,12 @@ struct Seen {
     crashed_over: usize,
     kept: usize,
     took_over: usize,
+    called: usize,
     late_releases: usize,
 }
 
 impl Seen {
-    fn counts(&self) -> [usize; 15] {
+    fn counts(&self) -> [usize; 16] {
         let Self {
             events,
             lives,
@@ -89,6 +90,7 @@ impl Seen {
             crashed_over,
             kept,
             took_over,
+            called,
             late_releases,
         } = *self;
         [
@@ -106,6 +108,7 @@ impl Seen {
             crashed_over,
             kept,
             took_over,
+            called,
             late_releases,
         ]
     }

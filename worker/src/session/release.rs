@@ -9,6 +9,7 @@ use crate::leftovers::Leftover;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 use tasuki_shared::clock;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::Generation;
 use tasuki_shared::kernel;
 use tasuki_shared::limits::{CUT_SEARCH_MAX, OLD_OWNER_REST, WARM_UP};
@@ -45,6 +46,9 @@ impl Session {
         now: Instant,
         outbox: &mut Outbox,
     ) {
+        if failpoint::skips(Point::ReleaseOrdered) {
+            return;
+        }
         let refuse = |reason: &str, outbox: &mut Outbox| {
             let reason = reason.to_owned();
             outbox.push((FromWorker::ReleaseFailed { session: self.id, reason }, Vec::new()));
@@ -92,18 +96,22 @@ impl Session {
                 return self.stay(NO_ANCHOR, outbox);
             }
         }
+        failpoint::hit(Point::ReleaseCut);
         self.commit_changes();
+        failpoint::hit(Point::ReleaseCommitted);
         if let Err(error) = owner::release(self.memory.owner(), self.generation, to) {
             tracing::error!(session = %self.id, %error, "the owner word is not ours");
             return self.stay(&error.to_string(), outbox);
         }
         // From here on nothing of the session is read or written by this process.
+        failpoint::hit(Point::ReleaseStored);
         if let Some(Release { bell, .. }) = &self.release
             && let Err(error) = kernel::event_signal(bell)
         {
             // The supervisor hears of it as well, and tells the next owner.
             tracing::warn!(session = %self.id, %error, "the next owner cannot be woken");
         }
+        failpoint::hit(Point::ReleaseRang);
         let cut = CutReport { released_us: clock::monotonic_us(), frames_lost: 0 };
         outbox.push((FromWorker::Released { session: self.id, cut }, Vec::new()));
         Released::Yes

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tasuki_shared::clock;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::{RungId, SessionId};
 use tasuki_shared::memory::log::{Entry, EntryKind, LogHeads};
 use tasuki_shared::message::{FromWorker, Notice};
@@ -386,6 +387,9 @@ impl Transcode {
         outbox: &mut Outbox,
     ) {
         counts.event(event);
+        if matches!(event, PipelineEvent::LiveFrom { .. }) {
+            failpoint::hit(Point::SeamFrame);
+        }
         if matches!(event, PipelineEvent::Ended | PipelineEvent::Failed) {
             self.abandon();
         }
