@@ -18,6 +18,7 @@
 //! Deliberately lacks: any meaning of generations; the owner of the channel checks those.
 
 use crate::codec::{self, CodecError};
+use crate::failpoint::{self, Point};
 use crate::kernel::{self, Datagram};
 use crate::limits::{
     CONTROL_DATAGRAM_BYTES_MAX, CONTROL_FDS_MAX, CONTROL_FRAME_BYTES_MAX, CONTROL_HEAD_BYTES,
@@ -90,6 +91,14 @@ impl ChannelError {
 
 /// A frame and the fds that came with it.
 pub type Received<R> = (Envelope<R>, Vec<OwnedFd>);
+
+/// A frame as it came.
+#[derive(Debug)]
+pub enum Arrival<R> {
+    Whole(Received<R>),
+    /// It came with fds, and our table had no room for all of them.
+    WithoutFds(Envelope<R>),
+}
 
 /// What became of the frames that were queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,6 +280,17 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
 
     /// The next frame with its fds; `None` when there is none yet.
     pub fn recv(&mut self) -> Result<Option<Received<R>>, ChannelError> {
+        match self.recv_short()? {
+            None => Ok(None),
+            Some(Arrival::Whole(received)) => Ok(Some(received)),
+            Some(Arrival::WithoutFds(_)) => {
+                Err(ChannelError::NoFds(io::Error::from_raw_os_error(libc::EMFILE)))
+            }
+        }
+    }
+
+    /// As `recv`, for who can answer a frame whose fds did not fit our table.
+    pub fn recv_short(&mut self) -> Result<Option<Arrival<R>>, ChannelError> {
         if !self.has_received() {
             match self.receive()? {
                 Some(datagram) => self.begin(datagram)?,
@@ -281,13 +301,14 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         let head = Head::read(&buffer[*next..*end]).ok_or(ChannelError::Malformed)?;
         let start = *next + CONTROL_HEAD_BYTES;
         *next = start + head.bytes;
-        if fds.len() < head.fds {
+        let lost = head.fds > 0 && failpoint::fails(Point::FrameWithFds);
+        if fds.len() < head.fds || lost {
             fds.clear();
-            return Err(ChannelError::NoFds(io::Error::from_raw_os_error(libc::EMFILE)));
+            return Ok(Some(Arrival::WithoutFds(codec::decode(&buffer[start..*next])?)));
         }
         let own = fds.drain(..head.fds).collect();
         match codec::decode(&buffer[start..*next]) {
-            Ok(envelope) => Ok(Some((envelope, own))),
+            Ok(envelope) => Ok(Some(Arrival::Whole((envelope, own)))),
             Err(error) => {
                 // The peer is ended for it, and nothing else of it is believed.
                 *next = *end;

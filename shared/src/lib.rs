@@ -7,6 +7,7 @@ pub mod clock;
 pub mod codec;
 pub mod config;
 pub mod exit;
+pub mod failpoint;
 pub mod id;
 pub mod inherit;
 pub mod kernel;

@@ -6,6 +6,7 @@
 //! [`Turn`], many in one datagram.
 
 mod clients;
+mod points;
 mod turn;
 
 pub use turn::Turn;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 use tasuki_shared::channel::{Channel, ChannelError, Fault, Received, Sent};
 use tasuki_shared::clock;
 use tasuki_shared::exit::Exit;
+use tasuki_shared::failpoint;
 use tasuki_shared::id::{Generation, SessionId};
 use tasuki_shared::kernel::{self, Death};
 use tasuki_shared::limits::{FDS_RESERVED, SAMPLE_INTERVAL, TICK_INTERVAL, WATCH_EVENTS_MAX};
@@ -397,6 +399,7 @@ impl Shell {
                 (Err(_), _) => {}
             }
         }
+        points::heard(&body);
         self.handle(Event::Frame { channel, claimed, body });
     }
 
@@ -506,6 +509,8 @@ impl Shell {
     fn send(&mut self, to: Generation, mut body: ToWorker, fds: Fds) {
         let Some(process) = self.processes.get_mut(&to) else { return };
         let about = session_of(&body);
+        points::sending(&body);
+        let sent = points::after(&body);
         let queued = match self.vault.attach(&mut body, fds) {
             Ok(attached) => process.channel.queue(&Envelope { generation: to, body }, &attached),
             Err(error) => return self.not_sent(about, fds, error.to_string()),
@@ -517,6 +522,10 @@ impl Shell {
                 Fault::Peer => self.channel_failed(to, &error),
                 Fault::Ours => self.not_sent(about, fds, error.to_string()),
             },
+        }
+        if let Some(point) = sent {
+            self.flush(to);
+            failpoint::hit(point);
         }
     }
 

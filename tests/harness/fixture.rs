@@ -33,6 +33,10 @@ pub enum Audio {
     Beat {
         kbps: u32,
     },
+    /// Tones that glide and never come again, so that every sample has one place only.
+    Glide {
+        kbps: u32,
+    },
 }
 
 /// What is to be made.
@@ -229,10 +233,7 @@ fn encode_command(recipe: &Recipe, sink: Sink) -> Command {
     }
     command.args(["-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", &size]);
     command.args(["-r", &recipe.fps.to_string(), "-i", "pipe:0"]);
-    if let Audio::Beat { kbps } = recipe.audio {
-        let tone = format!(
-            "aevalsrc=exprs='if(lt(mod(t,1),{BURST_S}),0.5*sin(2*PI*1000*t),0)':sample_rate=48000"
-        );
+    if let Some((tone, kbps)) = tone(recipe.audio) {
         if let Sink::File { .. } = sink {
             command.args(["-t", &recipe.seconds.to_string()]);
         }
@@ -249,6 +250,23 @@ fn encode_command(recipe: &Recipe, sink: Sink) -> Command {
         Sink::Live { url } => command.args(["-shortest", "-f", "flv", url]),
     };
     command
+}
+
+/// What the source of the sound is given, and the bitrate of its encoder.
+fn tone(audio: Audio) -> Option<(String, u32)> {
+    let source = |exprs: &str| format!("aevalsrc=exprs='{exprs}':sample_rate=48000");
+    match audio {
+        Audio::None => None,
+        Audio::Beat { kbps } => {
+            Some((source(&format!("if(lt(mod(t,1),{BURST_S}),0.5*sin(2*PI*1000*t),0)")), kbps))
+        }
+        Audio::Glide { kbps } => {
+            let up = "0.3*sin(2*PI*(300*t+30*t*t))";
+            let steady = "0.2*sin(2*PI*1777*t)";
+            let down = "0.1*sin(2*PI*(5000*t-20*t*t))";
+            Some((source(&format!("{up}+{steady}+{down}")), kbps))
+        }
+    }
 }
 
 fn widen(pipe: &impl std::os::fd::AsFd) -> nix::Result<i32> {

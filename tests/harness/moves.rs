@@ -113,7 +113,8 @@ pub fn run(directory: &Path, moving: &Moving, chance: &mut Chance) -> Result<Mov
     Ok(moved)
 }
 
-fn check(origin: &Origin, moving: &Moving, file: &Path, names: &[String]) -> Result<()> {
+/// What must hold of everything that arrived.
+pub fn check(origin: &Origin, moving: &Moving, file: &Path, names: &[String]) -> Result<()> {
     let expected = Expected::all_of(&moving.recipe);
     let sent = Flv::read(file)?;
     for name in names {

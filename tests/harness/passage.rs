@@ -160,6 +160,11 @@ pub fn check_rendition(label: &str, file: &Path, expected: &Expected) -> Result<
             skew.check_under(1000.0 / f64::from(expected.fps))?;
             Some(skew.worst_ms())
         }
+        Audio::Glide { .. } => {
+            let sound = frames::sound(file)?;
+            ensure!(sound.errors.is_empty(), "the audio decoder complains: {:?}", sound.errors);
+            None
+        }
     };
     Ok(Rendition {
         label: label.to_owned(),

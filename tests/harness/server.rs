@@ -14,6 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
+use tasuki_shared::failpoint;
 use tasuki_shared::status::{Reply, Request, SessionStatus, Status};
 
 const START_BOUND: Duration = Duration::from_secs(20);
@@ -76,6 +77,8 @@ pub struct Setup {
     pub worker_lines: String,
     /// Further tables, at the end.
     pub tables: String,
+    /// The board of failpoints, made before.
+    pub failpoints: Option<PathBuf>,
     /// Further arguments of `tasuki serve`.
     pub arguments: Vec<&'static str>,
     /// A command that becomes the server, with the server's command line as its arguments: for a
@@ -162,6 +165,9 @@ impl Server {
         };
         command.arg("serve").args(&setup.arguments).arg("--config").arg(&config);
         command.current_dir(&directory).env("TMPDIR", &temporary);
+        if let Some(board) = &setup.failpoints {
+            command.env(failpoint::VARIABLE, board);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut process = Child::start("tasuki", &directory, &mut command)?;
         let status = wait::until("the server to answer", START_BOUND, || {
@@ -221,7 +227,7 @@ impl Server {
     /// Asks one thing of the status socket and takes one reply.
     pub fn request(&mut self, request: &Request) -> Result<Reply> {
         self.process.must_run()?;
-        reply_of(&ask_line(&self.socket, request, REPLY_BOUND)?)
+        ask_once(&self.socket, request)
     }
 
     /// Asks one thing that is answered piece by piece: all replies before `Reply::Done`.
@@ -310,6 +316,11 @@ pub fn refused(run: &Path, config: &str) -> Result<(Option<i32>, String)> {
     let mut process = Child::start("refused", run, &mut command)?;
     let status = process.wait(START_BOUND)?;
     Ok((status.code(), process.log()))
+}
+
+/// Asks one thing of a status socket and takes one reply.
+pub fn ask_once(socket: &Path, request: &Request) -> Result<Reply> {
+    reply_of(&ask_line(socket, request, REPLY_BOUND)?)
 }
 
 fn ask(socket: &Path) -> Result<Status> {

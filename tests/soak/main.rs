@@ -1,5 +1,6 @@
 //! `./dev soak NAME`: the long versions of what `./dev test` asserts.
 
+mod handoff_faults;
 mod harness;
 mod leak;
 mod main_path;
@@ -15,6 +16,11 @@ const SOAKS: &[Named] = &[
         name: "harness",
         about: "publishes to the origin directly, over and over: the harness itself [--rounds N]",
         run: harness::run,
+    },
+    Named {
+        name: "handoff-faults",
+        about: "a fault at each step of a hand-off, one owner after each [--times N]",
+        run: handoff_faults::run,
     },
     Named {
         name: "leak",

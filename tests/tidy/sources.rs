@@ -1,6 +1,7 @@
 //! Rust sources: length, purity of `core/`, words, unsafe.
 
 use crate::{Tracked, none_of, tracked};
+use tasuki_shared::failpoint::Point;
 
 const LINES_WARN: usize = 500;
 const LINES_MAX: usize = 600;
@@ -129,6 +130,34 @@ fn words_of_an_identifier_are_told_apart_in_every_case_style() {
     assert_eq!(of("StreamManager::new"), ["stream", "manager", "new"]);
     assert_eq!(of("path_util/HTTPHelper.rs"), ["path", "util", "httphelper", "rs"]);
     assert_eq!(of("utility"), ["utility"]);
+}
+
+#[test]
+fn each_failpoint_stands_in_exactly_one_place_of_the_code() {
+    let files = tracked();
+    let product: Vec<&Tracked> = files
+        .iter()
+        .filter(|file| file.is_rust() && !file.path.starts_with("tests/"))
+        .filter(|file| !file.path.starts_with("shared/src/failpoint"))
+        .collect();
+    let mut findings = Vec::new();
+    for point in Point::ALL {
+        let place = format!("Point::{}", point.name());
+        let stands = |line: &str| {
+            line.match_indices(&place).any(|(at, _)| {
+                let next = line[at + place.len()..].chars().next();
+                next.is_none_or(|character| !character.is_alphanumeric())
+            })
+        };
+        let places: usize = product
+            .iter()
+            .map(|file| code_lines(file).filter(|(_, line)| stands(line)).count())
+            .sum();
+        if places != 1 {
+            findings.push(format!("{} stands in {places} places", point.name()));
+        }
+    }
+    none_of(&findings);
 }
 
 fn is_banned(path: &str, word: &str) -> bool {

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use tasuki_shared::channel::{Channel, ChannelError, Received, Sent};
+use tasuki_shared::channel::{Arrival, Channel, ChannelError, Received, Sent};
 use tasuki_shared::id::Generation;
 use tasuki_shared::inherit::Inherited;
 use tasuki_shared::limits::{
@@ -281,19 +281,27 @@ impl Line {
     }
 
     fn try_recv(&mut self) -> Result<Option<Received<ToWorker>>, ChannelError> {
-        if self.channel.has_received() {
-            return self.channel.recv();
-        }
         let mut received = Ok(None);
         let channel = &mut self.channel;
-        let _ = self.socket.try_io(Interest::READABLE, || {
-            received = channel.recv();
-            match received {
-                Ok(None) => Err(io::ErrorKind::WouldBlock.into()),
-                Ok(Some(_)) | Err(_) => Ok(()),
+        if channel.has_received() {
+            received = channel.recv_short();
+        } else {
+            let _ = self.socket.try_io(Interest::READABLE, || {
+                received = channel.recv_short();
+                match received {
+                    Ok(None) => Err(io::ErrorKind::WouldBlock.into()),
+                    Ok(Some(_)) | Err(_) => Ok(()),
+                }
+            });
+        }
+        Ok(received?.map(|arrival| match arrival {
+            Arrival::Whole(received) => received,
+            // Passed on without: whoever misses its fds says so to the supervisor, by name.
+            Arrival::WithoutFds(envelope) => {
+                tracing::error!("no room for the file descriptors of a control frame");
+                (envelope, Vec::new())
             }
-        });
-        received
+        }))
     }
 }
 

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tasuki_shared::clock;
 use tasuki_shared::exit::Exit;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::{Generation, PushId, SessionId};
 use tasuki_shared::limits::{
     HEARTBEAT_INTERVAL, HEARTBEATS_PER_STATUS, PUSHES_MAX, RECORD_FINISH_DEADLINE,
@@ -343,6 +344,7 @@ impl IoThread {
             && preparation.is_newly_ready()
         {
             let session = preparation.id();
+            failpoint::hit(Point::PrepareReady);
             self.outbox.push((FromWorker::Prepared { session }, Vec::new()));
         }
     }
@@ -364,6 +366,7 @@ impl IoThread {
     /// The session is ours to take.
     fn take_over(&mut self, serial: u64, now: Instant) {
         let Some(preparation) = self.preparations.remove(&serial) else { return };
+        failpoint::hit(Point::TakeOverWoken);
         let _never_watched = self.epoll.delete(preparation.released());
         let id = preparation.id();
         let bell = Arc::clone(&self.bell);
@@ -394,6 +397,10 @@ impl IoThread {
 
     fn adopt(&mut self, lease: Lease, fds: Vec<OwnedFd>, now: Instant) {
         let id = lease.session;
+        // A lease takes the place of a preparation that was not told of the release.
+        if let Some(serial) = self.preparation_of(id) {
+            self.forget_preparation(serial);
+        }
         let (serial, wake) = self.new_serial();
         let adopted = adopt::adopt(lease, fds, self.generation, &wake, now, &mut self.outbox);
         self.begin(id, serial, adopted, now);

@@ -23,6 +23,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use tasuki_shared::config::{Config, ConfigError};
 use tasuki_shared::exit::Exit;
+use tasuki_shared::failpoint::NotCompiledIn;
 use tasuki_shared::log_output::LogError;
 use tasuki_shared::message::Haste;
 
@@ -76,6 +77,8 @@ enum CommandError {
     )]
     Chaos,
     #[error(transparent)]
+    Failpoints(#[from] NotCompiledIn),
+    #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -96,7 +99,7 @@ impl CommandError {
             Self::Log(LogError::Thread(_)) => Exit::Failure,
             Self::Log(LogError::Level(_) | LogError::Format | LogError::Twice) => Exit::Usage,
             Self::Client(error) => error.exit(),
-            Self::NoTerminal => Exit::Usage,
+            Self::NoTerminal | Self::Failpoints(_) => Exit::Usage,
             // Whoever read our output has seen enough.
             Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
             Self::Output(_) | Self::Serve(_) => Exit::Failure,

@@ -4,6 +4,7 @@ use super::{CommandError, Serve};
 use std::path::PathBuf;
 use tasuki_shared::config::Config;
 use tasuki_shared::exit::Exit;
+use tasuki_shared::failpoint::{self, Build};
 use tasuki_shared::log_output;
 
 #[derive(Debug, clap::Args)]
@@ -18,6 +19,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: Arguments, serve: Serve) -> Result<Exit, CommandError> {
     let Arguments { config: path, allow_chaos } = arguments;
+    failpoint::check(failpoint::BUILD, std::env::var_os(failpoint::VARIABLE).as_deref())?;
     let config = match &path {
         Some(path) => Config::load(path)?,
         None => Config::embedded(),
@@ -26,6 +28,10 @@ pub(super) fn run(arguments: Arguments, serve: Serve) -> Result<Exit, CommandErr
         return Err(CommandError::Chaos);
     }
     log_output::init(config.log, "supervisor")?;
+    match failpoint::BUILD {
+        Build::Normal => {}
+        Build::WithFailpoints => tracing::warn!("this build has failpoints: it is for tests alone"),
+    }
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }

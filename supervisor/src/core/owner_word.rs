@@ -3,7 +3,7 @@
 //! | word | the old owner lives | it is reaped |
 //! |---|---|---|
 //! | held(old) | it goes on, or may still release | the prepared target takes over |
-//! | offered(new) | the target takes it | the target takes it |
+//! | offered(new) | the target takes it, and is called to | the target takes it, and is called to |
 //! | held(new) | the target has it | the target has it |
 //!
 //! Where the target is reaped as well the session is an orphan; where it says nothing it is killed,
@@ -97,10 +97,12 @@ impl<R: Rules> Core<R> {
         match (moving.step, &moving.doubt) {
             (Step::Preparing | Step::Releasing | Step::TakingOver, None) => {
                 self.set_step(id, Step::Released, now + ADOPT_DEADLINE);
+                self.call_taker(id, moving.to);
             }
             // It may be taken this very moment, if the preparation still stood.
             (Step::Preparing | Step::Releasing, Some(_)) => {
                 self.set_step(id, Step::Offered, now + OFFER_GRACE);
+                self.call_taker(id, moving.to);
             }
             (Step::Offered, Some(_)) => {
                 let admission = self.sessions.get(&id).map(|session| session.admission);
@@ -122,6 +124,12 @@ impl<R: Rules> Core<R> {
             }
             (Step::Released | Step::Offered, None) | (Step::Taken, _) => {}
         }
+    }
+
+    /// The old owner may have died, or hang, between its word and the bell.
+    fn call_taker(&mut self, id: SessionId, to: Generation) {
+        let expect = Owner::Offered(to);
+        self.send(to, ToWorker::TakeOver { session: id, expect }, Fds::None);
     }
 
     fn word_held_by_new(&mut self, now: Duration, id: SessionId, moving: Move) {

@@ -72,12 +72,13 @@ struct Seen {
     crashed_over: usize,
     kept: usize,
     took_over: usize,
+    called: usize,
     late_releases: usize,
     awaited_keyframes: usize,
 }
 
 impl Seen {
-    fn counts(&self) -> [usize; 16] {
+    fn counts(&self) -> [usize; 17] {
         let Self {
             events,
             lives,
@@ -93,6 +94,7 @@ impl Seen {
             crashed_over,
             kept,
             took_over,
+            called,
             late_releases,
             awaited_keyframes,
         } = *self;
@@ -111,6 +113,7 @@ impl Seen {
             crashed_over,
             kept,
             took_over,
+            called,
             late_releases,
             awaited_keyframes,
         ]

@@ -88,3 +88,48 @@ fn another_protocol_version_is_an_end_and_not_a_guess() {
     let told = control.try_recv();
     assert!(matches!(told, Some(Told::Orphaned(LineError::Version(v))) if v != PROTOCOL_VERSION));
 }
+
+/// A worker that has no room for a frame's fds hears the frame all the same, without any, and goes
+/// on: what misses them answers by name, and no session ends for it. In a process of its own, for a
+/// limit on fds would disturb the tests beside.
+#[test]
+fn a_frame_whose_fds_have_no_room_is_heard_without_them_and_the_line_goes_on() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    const INNER: &str = "TASUKI_TEST_NO_ROOM";
+    if std::env::var_os(INNER).is_none() {
+        let name = "control::tests::\
+                    a_frame_whose_fds_have_no_room_is_heard_without_them_and_the_line_goes_on";
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(INNER, "1")
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    let (mut supervisor, mut control, woken) = started();
+    hear(&mut supervisor);
+    say(&mut supervisor, hello());
+    woken.recv_timeout(PATIENCE).unwrap();
+    let open_fds = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let session = SessionId { epoch: 1, counter: 1 };
+    let release =
+        ToWorker::Release { session, to: Generation(6), haste: tasuki_shared::message::Haste::Now };
+    let file = std::fs::File::open("/dev/null").unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(open_fds).unwrap(), hard).unwrap();
+    let envelope = Envelope { generation: Generation(5), body: release };
+    let fd = std::sync::Arc::new(OwnedFd::from(file));
+    supervisor.queue(&envelope, &[fd]).unwrap();
+    let _ = supervisor.flush().unwrap();
+    woken.recv_timeout(PATIENCE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    assert!(matches!(control.try_recv(), Some(Told::Message(ToWorker::Hello { .. }, _))));
+    let heard = control.try_recv();
+    let Some(Told::Message(ToWorker::Release { .. }, fds)) = heard else { panic!("{heard:?}") };
+    assert!(fds.is_empty());
+    say(&mut supervisor, ToWorker::Drain);
+    woken.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(control.try_recv(), Some(Told::Message(ToWorker::Drain, _))));
+    control.finish();
+}

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::limits::{DIAL_ADDRESSES_MAX, DIAL_DEADLINE, DIAL_STAGGER};
 use tasuki_shared::message::DialError;
 use tokio::net::TcpStream;
@@ -10,6 +11,7 @@ use tokio::task::JoinSet;
 
 /// A connected socket: non-blocking, close-on-exec, TCP_NODELAY.
 pub async fn dial(host: String, port: u16) -> Result<OwnedFd, DialError> {
+    failpoint::hit(Point::DialerConnects);
     let dialled = tokio::time::timeout(DIAL_DEADLINE, async {
         let addresses = resolve(&host, port).await?;
         let stream = race(addresses).await.map_err(connect_error)?;

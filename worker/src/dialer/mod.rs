@@ -10,6 +10,7 @@ use crate::control::{Line, LineError};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tasuki_shared::exit::Exit;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::inherit::Inherited;
 use tasuki_shared::limits::{DIALER_CONNECTS_MAX, HEARTBEAT_INTERVAL};
 use tasuki_shared::message::{DialError, FromWorker, Heartbeat, ToWorker};
@@ -109,6 +110,7 @@ async fn serve(inherited: Inherited) -> Result<(), LineError> {
 fn answer(line: &mut Line, (ticket, outcome): Answer) -> Result<(), LineError> {
     match outcome {
         Ok(socket) => {
+            failpoint::hit(Point::DialerConnected);
             let body = FromWorker::Connected { ticket, outcome: Ok(()) };
             line.send(body, vec![socket])?;
         }

@@ -193,6 +193,11 @@ impl Cursor {
         }
     }
 
+    /// Leaves out whatever comes next in the first log: what a hand-off that loses does.
+    pub fn lose_one(&mut self) {
+        self.video += 1;
+    }
+
     /// Begins behind everything there is: with the next keyframe.
     pub fn go_to_head(&mut self, logs: &Logs) {
         let head = |name| logs.get(name).map_or(0, |log| log.heads().index_head);

@@ -16,6 +16,7 @@ use crate::libav::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::limits::SILENCE_FILLED_MAX_MS;
 
 const RATE: u32 = 48_000;
@@ -108,10 +109,23 @@ impl AudioStage {
 
     /// Packets from this position on are given; without one, from the next on.
     pub fn go_live(&mut self, next_pts_samples: Option<i64>, out: &mut Vec<Output>) {
+        if let Some(next) = next_pts_samples
+            && failpoint::skips(Point::SoundPreRoll)
+        {
+            self.forget_the_past(next);
+        }
         self.gate = Gate::From(next_pts_samples.unwrap_or(i64::MIN));
         if let Some(encoder) = &self.encoder {
             out.push(Output::AudioHeader { asc: encoder.config().to_vec() });
         }
+    }
+
+    /// Begins with the next packet, as a follower would that was never fed the ones before it.
+    fn forget_the_past(&mut self, next_pts_samples: i64) {
+        let resume = AudioResume { source_index: self.newest, pts_samples: 0, next_pts_samples };
+        let before = std::mem::replace(self, Self::following(self.bitrate_bps, Some(resume)));
+        self.decoder = AacDecoder::open(&before.config).ok();
+        (self.config, self.newest) = (before.config, before.newest);
     }
 
     /// An AudioSpecificConfig; the same again changes nothing.

@@ -22,6 +22,7 @@ use crate::media::packet::{IsIdr, VideoCodec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::RungId;
 use tasuki_shared::limits::{FRAME_RATE_SAMPLE_FRAMES, PACKETS_WAITING_MAX, PIPELINE_WAIT};
 use tasuki_shared::plan::AudioPlan;
@@ -229,6 +230,7 @@ impl Media {
     }
 
     fn packet(&mut self, packet: &SourcePacket, buffer: &[u8]) -> Result<(), Closed> {
+        failpoint::hit(Point::MediaPacket);
         let payload = buffer.get(packet.payload.clone()).unwrap_or(&[]);
         let mut decoded = Vec::new();
         match packet.kind {
@@ -409,7 +411,9 @@ impl Media {
             }
         }
         self.gate = Gate::Open;
-        if let Some(encoding) = &mut self.encoding {
+        if let Some(encoding) = &mut self.encoding
+            && !failpoint::skips(Point::SeamIdr)
+        {
             encoding.demand_idr();
         }
         self.push(Output::Event(Event::LiveFrom { source_index: source.index }))?;

@@ -14,6 +14,7 @@ use crate::rtmp::session::{PublishSession, SessionState};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::Generation;
 use tasuki_shared::kernel::{self, Opened};
 use tasuki_shared::memory::MemoryError;
@@ -90,7 +91,9 @@ pub(super) fn take(
     outbox: &mut Outbox,
 ) -> Result<Session, AdoptError> {
     let Leased { lease, socket, memory_fd: _, memory, live_fds } = leased;
+    failpoint::hit(Point::AdoptMapped);
     owner::take(memory.owner(), lease.expect, taker)?;
+    failpoint::hit(Point::AdoptTaken);
 
     if kernel::was_shut_down(socket.as_fd())? {
         return Err(AdoptError::Over);
@@ -99,6 +102,7 @@ pub(super) fn take(
     // From here on the session is ours. What the last owner took out of the kernel is in the ring.
     let received = kernel::inbound_consumed(socket.as_fd())?;
     let written = kernel::outbound_written(socket.as_fd(), Opened::Accepted)?;
+    failpoint::hit(Point::AdoptReconciled);
     let record = memory.load_record()?;
     let fresh = record.sequence == 0;
 
@@ -190,6 +194,7 @@ pub(super) fn take(
     if let Some(reason) = refusal(lease.admission) {
         session.refuse_or_remember(reason, now);
     }
+    failpoint::hit(Point::AdoptLoaded);
     Ok(session)
 }
 

@@ -5,6 +5,7 @@ use super::{Phase, Session, adopt};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::memory::commit::Section;
 use tasuki_shared::message::EndReason;
 
@@ -92,7 +93,9 @@ impl Session {
             }
         }
         staged.expect("every section's encoding is bounded by its size");
+        failpoint::hit(Point::CommitStaged);
         self.memory.flip(&mut self.commit);
+        failpoint::hit(Point::CommitFlipped);
         self.ingest.committed();
         if let Some(stream) = stream {
             stream.publish_logs();

@@ -15,6 +15,7 @@ use crate::rtmp::handshake::{self, C0_C1_BYTES, C2_BYTES};
 use crate::rtmp::session::{SessionEvent, check_single_track};
 use std::io;
 use std::time::Instant;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::limits::INPUT_RING_BYTES;
 use tasuki_shared::memory::log::{LogHeads, LogWriter, Reservation};
 use tasuki_shared::message::{EndReason, FromWorker};
@@ -207,6 +208,9 @@ impl Session {
             }
         }
         self.parse(now, outbox);
+        if self.ingest.placement.is_inside_a_message() {
+            failpoint::hit(Point::PartialMessage);
+        }
     }
 
     /// Reads and drops what is there, so that the end is a FIN and no reset.
@@ -245,6 +249,7 @@ impl Session {
         match self.memory.input.recv(std::os::fd::AsFd::as_fd(&self.socket), at, room) {
             Ok(0) => (false, Closed::Fin),
             Ok(got) => {
+                failpoint::hit(Point::Received);
                 self.ingest.received += got as u64;
                 self.arrived(got, now);
                 (got == room || got >= 16 * 1024, Closed::No)
@@ -293,6 +298,7 @@ impl Session {
             return Ok(Stepped::NeedsMore);
         };
         self.say(&answer, now);
+        failpoint::hit(Point::Handshake);
         self.ingest.wire = Wire::C2 { left: C2_BYTES };
         Ok(self.consumed(C0_C1_BYTES))
     }
@@ -332,6 +338,7 @@ impl Session {
                     }
                     (Place::Log(_) | Place::Nowhere, _) => {}
                 }
+                failpoint::hit(Point::MidChunk);
             }
             Piece::Begin { message, slot } => {
                 let moved = self.begin_message(message, slot)?;
@@ -351,6 +358,7 @@ impl Session {
                 let stepped = self.consumed(consumed);
                 if let Some(open) = self.ingest.placement.end(slot) {
                     self.complete(open, now, outbox)?;
+                    failpoint::hit(Point::BetweenMessages);
                 }
                 return Ok(stepped);
             }
@@ -412,8 +420,9 @@ impl Session {
         self.changed.publish = Dirty::Yes;
         self.say(&out, now);
         match event.map_err(|error| error.to_string())? {
-            None => {}
+            None => failpoint::hit(Point::Connect),
             Some(SessionEvent::Publish(request)) => {
+                failpoint::hit(Point::PublishAsked);
                 request.app.clone_into(&mut self.app);
                 self.phase = Phase::Authorizing { since: now };
                 let ask = FromWorker::Authorize { session: self.id, request };

@@ -93,6 +93,12 @@ impl Placement {
         found
     }
 
+    /// Has a message begun that is not complete?
+    #[must_use]
+    pub fn is_inside_a_message(&self) -> bool {
+        self.open.iter().any(Option::is_some)
+    }
+
     /// Bytes of unfinished media messages.
     #[must_use]
     pub fn reserved_bytes(&self) -> u64 {

@@ -13,6 +13,7 @@ use super::{Outbox, Session};
 use crate::leftovers::Leftover;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::{Generation, SessionId};
 use tasuki_shared::memory::log::MappedLog;
 use tasuki_shared::message::{Lease, Owner};
@@ -37,6 +38,7 @@ impl Preparation {
     pub fn begin(lease: Lease, mut fds: Vec<OwnedFd>, wake: &Wake) -> Result<Self, AdoptError> {
         let released = fds.pop().ok_or(AdoptError::Fds(0))?;
         let leased = Leased::open(lease, fds)?;
+        failpoint::hit(Point::PrepareMapped);
         let warm = match &leased.lease.live {
             None => Warm::default(),
             Some(live) => {
@@ -51,6 +53,7 @@ impl Preparation {
                 Warm { logs, shadow }
             }
         };
+        failpoint::hit(Point::PrepareFollowing);
         Ok(Self { leased, warm, released, told: Told::NotYet })
     }
 

@@ -14,6 +14,7 @@ use crate::leftovers::Leftover;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use tasuki_shared::clock;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::Generation;
 use tasuki_shared::kernel;
 use tasuki_shared::limits::{
@@ -50,6 +51,9 @@ impl Session {
         now: Instant,
         outbox: &mut Outbox,
     ) {
+        if failpoint::skips(Point::ReleaseOrdered) {
+            return;
+        }
         let refuse = |reason: &str, outbox: &mut Outbox| {
             let reason = KeepReason::Other(reason.to_owned());
             outbox.push((FromWorker::ReleaseFailed { session: self.id, reason }, Vec::new()));
@@ -103,18 +107,22 @@ impl Session {
         };
         // Before the store: afterwards the next owner may have the processor.
         let cut = CutReport { released_us: clock::monotonic_us(), anchor, frames_lost };
+        failpoint::hit(Point::ReleaseCut);
         self.commit_changes();
+        failpoint::hit(Point::ReleaseCommitted);
         if let Err(error) = owner::release(self.memory.owner(), self.generation, to) {
             tracing::error!(session = %self.id, %error, "the owner word is not ours");
             return self.stay(KeepReason::Other(error.to_string()), outbox);
         }
         // From here on nothing of the session is read or written by this process.
+        failpoint::hit(Point::ReleaseStored);
         if let Some(Release { bell, .. }) = &self.release
             && let Err(error) = kernel::event_signal(bell)
         {
             // The supervisor hears of it as well, and tells the next owner.
             tracing::warn!(session = %self.id, %error, "the next owner cannot be woken");
         }
+        failpoint::hit(Point::ReleaseRang);
         outbox.push((FromWorker::Released { session: self.id, cut }, Vec::new()));
         Released::Yes
     }

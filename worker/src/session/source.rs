@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::memory::MemoryError;
 use tasuki_shared::memory::commit::Section;
 use tasuki_shared::memory::log::{Entry, EntryKind, HeaderIds, HeaderKind, LogReader, Miss};
@@ -153,7 +154,9 @@ impl LogSource {
 
     /// `None` when the next packet may be read.
     fn held_back(&mut self, wait: Duration) -> Option<SourceEvent> {
-        match self.ceiling.as_mut()?.allows(self.next) {
+        let ceiling = self.ceiling.as_mut()?;
+        failpoint::hit(Point::FollowerPacket);
+        match ceiling.allows(self.next) {
             Allowed::Yes => None,
             Allowed::NotYet => {
                 // The owner's frames follow its packets: looked at again with each of them.

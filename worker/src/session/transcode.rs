@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tasuki_shared::clock;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::{RungId, SessionId};
 use tasuki_shared::memory::log::{Entry, EntryKind, LogHeads};
 use tasuki_shared::message::{FromWorker, Notice};
@@ -463,6 +464,7 @@ impl Transcode {
     ) {
         counts.event(event);
         if let PipelineEvent::LiveFrom { source_index } = event {
+            failpoint::hit(Point::SeamFrame);
             let begins_anew = anchor::is_keyframe(*source_index, |index| logs.source.entry(index));
             if let (Seam::Ahead { owed: 1.., .. }, true) = (self.seam, begins_anew) {
                 self.lose(0, counts, session, outbox);

@@ -12,7 +12,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub struct Preparation {
     said: bool,
     live: bool,
-    /// The owner is dead: take it from this.
+    /// Its bell.
+    rang: bool,
+    /// Told to take it from this: its owner is dead, or may not have rung.
     take_from: Option<Owner>,
 }
 
@@ -95,7 +97,8 @@ impl World {
                         continue;
                     }
                     let live = lease.live.is_some();
-                    let preparation = Preparation { said: false, live, take_from: None };
+                    let preparation =
+                        Preparation { said: false, live, rang: false, take_from: None };
                     body.prepared.insert(lease.session, preparation);
                 }
                 ToWorker::Unprepare { session } => {
@@ -105,10 +108,13 @@ impl World {
                     let context = format!("seed {}: take over {session}", self.seed);
                     if let Some(preparation) = body.prepared.get_mut(&session) {
                         preparation.take_from = Some(expect);
-                        let Owner::Held(dead) = expect else {
-                            panic!("{context}: from {expect:?}")
-                        };
-                        assert!(!self.alive.contains_key(&dead), "{context}: {dead} is its owner");
+                        match expect {
+                            Owner::Held(dead) => assert!(
+                                !self.alive.contains_key(&dead),
+                                "{context}: {dead} is its owner"
+                            ),
+                            Owner::Offered(to) => assert_eq!(to, generation, "{context}"),
+                        }
                     }
                 }
                 ToWorker::Release { session, to, haste: _ } => {
@@ -137,12 +143,15 @@ impl World {
         let body = &self.alive[&generation];
         let word = |id: &SessionId| self.words.get(id).copied();
         let offered = body.prepared.iter().find(|(id, preparation)| {
-            let expect = preparation.take_from.unwrap_or(Owner::Offered(generation));
-            word(id) == Some(expect)
+            let rang = preparation.rang.then_some(Owner::Offered(generation));
+            let expect = preparation.take_from.or(rang);
+            expect.is_some() && word(id) == expect
         });
         if let Some((session, preparation)) = offered {
             let (session, live) = (*session, preparation.live);
-            self.seen.took_over += usize::from(preparation.take_from.is_some());
+            let called = preparation.take_from == Some(Owner::Offered(generation));
+            self.seen.called += usize::from(called && !preparation.rang);
+            self.seen.took_over += usize::from(!called && preparation.take_from.is_some());
             let adoption = if live { Adoption::Live } else { Adoption::Held };
             let body = self.alive.get_mut(&generation).unwrap();
             body.prepared.remove(&session);
@@ -189,6 +198,16 @@ impl World {
                 let cut = CutReport { released_us: 5, anchor: Anchor::InLog, frames_lost: 0 };
                 body.unsaid.push_back(FromWorker::Released { session, cut });
                 self.words.insert(session, Owner::Offered(to));
+                if self.below(16) == 0 {
+                    // It stops between its word and the bell.
+                    let body = self.alive.get_mut(&owner).unwrap();
+                    body.unsaid.pop_back();
+                    body.stalled = true;
+                } else if let Some(preparation) =
+                    self.alive.get_mut(&to).and_then(|body| body.prepared.get_mut(&session))
+                {
+                    preparation.rang = true;
+                }
                 let moving =
                     self.core.moving().any(|(id, moving)| id == session && moving.to == to);
                 self.seen.late_releases += usize::from(!moving);

@@ -8,8 +8,8 @@ use super::commands::Commands;
 use super::{Goodbye, Live, Push, PushNews, State};
 use crate::rtmp::push_client::{PushError, PushEvent};
 use std::io;
-use std::os::fd::AsFd;
 use std::time::Instant;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::limits::PUSH_INBOUND_RING_BYTES;
 
 /// recv(2) calls of one push in one wake-up; then the others have their turn.
@@ -17,8 +17,6 @@ const RECEIVE_ROUNDS_MAX: usize = 4;
 
 impl Push {
     pub(super) fn receive(&mut self, now: Instant) -> Result<Option<PushNews>, String> {
-        let Some((socket, _)) = self.socket() else { return Ok(None) };
-        let socket = socket.try_clone_to_owned().map_err(|error| error.to_string())?;
         let mut news = None;
         for _ in 0..RECEIVE_ROUNDS_MAX {
             let kept = self.received - self.needed_from();
@@ -31,9 +29,11 @@ impl Push {
                 }
                 return Err("the origin sent a message that is too long".into());
             }
-            match self.memory.inbound.recv(socket.as_fd(), self.received, room) {
+            let Some((socket, _)) = self.socket() else { return Ok(news) };
+            match self.memory.inbound.recv(socket, self.received, room) {
                 Ok(0) => return self.peer_closed(),
                 Ok(got) => {
+                    failpoint::hit(Point::PushHeard);
                     self.received += got as u64;
                     news = self.parse_all(now)?.or(news);
                 }

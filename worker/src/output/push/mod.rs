@@ -32,6 +32,7 @@ use batch::{Batch, send};
 use commands::Commands;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::PushId;
 use tasuki_shared::limits::{
     DIAL_DEADLINE, PUSH_BACKOFF_FIRST, PUSH_BACKOFF_MAX, PUSH_CLOSING_DEADLINE,
@@ -402,7 +403,13 @@ impl Push {
                 Ok(Wrote::Waits)
             }
             State::Live(live) => {
+                if !live.batch.is_written() {
+                    failpoint::hit(Point::PushWriting);
+                }
                 let sent = live.batch.send(live.socket.as_fd(), logs, &self.memory)?;
+                if sent > 0 {
+                    failpoint::hit(Point::PushWrote);
+                }
                 self.sent_bytes += sent;
                 if sent > 0 || live.batch.is_written() {
                     live.progress = now;

@@ -14,6 +14,7 @@ use crate::session::record::{BadSection, Put, Take};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::kernel::{self, Opened};
 use tasuki_shared::limits::{PUSH_CLOSING_DEADLINE, PUSH_INBOUND_RING_BYTES, PUSHES_MAX};
 use tasuki_shared::memory::commit::Section;
@@ -145,6 +146,9 @@ impl Push {
         self.attempts = take.u32()?;
         self.messages = count(take)?;
         self.cursor = Cursor::decode(take)?;
+        if failpoint::skips(Point::CommittedMessage) {
+            self.cursor.lose_one();
+        }
         self.sent_bytes = count(take)?;
         match (take.u8()?, connection) {
             (AWAY, connection) => self.begin_anew(connection),

@@ -20,6 +20,7 @@ use crate::package::fmp4::{
 use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::limits::{
     RECORD_AUDIO_ONLY_WAIT_MS, RECORD_FRAGMENT_BYTES_MAX, RECORD_FRAGMENT_MS,
     RECORD_FRAGMENT_SAMPLES_MAX,
@@ -522,11 +523,13 @@ impl<F: DiskFile> OpenFile<F> {
 
     /// A write that fails part-way is taken back as far as the disk allows.
     fn append(&mut self, bytes: &[u8]) -> Result<(), StopReason> {
+        failpoint::hit(Point::RecordWriting);
         if let Err(error) = self.file.write_all(bytes) {
             // Where that fails too, the tail is torn as after a kill, and repair cuts it off.
             let _ = self.file.truncate(self.bytes);
             return Err(stopped("write", &error));
         }
+        failpoint::hit(Point::RecordWrote);
         self.bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Ok(())
     }
