@@ -20,6 +20,7 @@ use tasuki_shared::plan::{AudioPlan, LogSize, Plan, PushPlan, RungKind, RungPlan
 
 mod bounds;
 mod leaving;
+mod rotating;
 
 const SECOND: Duration = Duration::from_secs(1);
 

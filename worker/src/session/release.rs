@@ -92,6 +92,8 @@ impl Session {
                 return self.stay(NO_ANCHOR, outbox);
             }
         }
+        // Before the bell: its ringing may give the processor to the next owner.
+        let released_us = clock::monotonic_us();
         self.commit_changes();
         if let Err(error) = owner::release(self.memory.owner(), self.generation, to) {
             tracing::error!(session = %self.id, %error, "the owner word is not ours");
@@ -104,7 +106,7 @@ impl Session {
             // The supervisor hears of it as well, and tells the next owner.
             tracing::warn!(session = %self.id, %error, "the next owner cannot be woken");
         }
-        let cut = CutReport { released_us: clock::monotonic_us(), frames_lost: 0 };
+        let cut = CutReport { released_us, frames_lost: 0 };
         outbox.push((FromWorker::Released { session: self.id, cut }, Vec::new()));
         Released::Yes
     }
