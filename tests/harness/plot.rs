@@ -45,8 +45,11 @@ pub fn draw(path: &Path, stories: &[Story], bounds: &Bounds) -> Result<()> {
 
 fn draw_workers(area: &Area<'_>, stories: &[Story], bounds: &Bounds) -> Result<()> {
     let title = "Footprint of each worker of the server that recycles, MiB over minutes";
-    let mut chart = chart(area, title, stories, bounds.hard + bounds.hard / 10)?;
-    for story in stories.iter().filter(|story| story.case == Case::Recycling) {
+    let recycling = || stories.iter().filter(|story| story.case == Case::Recycling);
+    let held = recycling().flat_map(|story| &story.looks).flat_map(|look| &look.held);
+    let most = held.map(|held| held.memory.footprint_bytes).max().unwrap_or(0).max(bounds.hard);
+    let mut chart = chart(area, title, stories, most + most / 10)?;
+    for story in recycling() {
         let workers = story.by_process().into_iter().filter(|(name, _)| name.starts_with('g'));
         for (index, (_, looks)) in workers.enumerate() {
             let points =

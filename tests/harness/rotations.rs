@@ -194,9 +194,11 @@ impl Run {
             return None;
         }
         let drawn = usize::try_from(chance.between(0..=left - 1)).unwrap_or(0);
-        Some(if drawn < storms {
+        // A storm counts for more than one of those in full.
+        let by_storm = storms * (STORM_ROTATIONS + 1);
+        Some(if drawn < by_storm.min(in_full.max(storms)) {
             Kind::Storm
-        } else if drawn < storms.max(in_full) {
+        } else if drawn < in_full {
             Kind::InFull
         } else {
             Kind::Urgent
@@ -206,9 +208,9 @@ impl Run {
     /// Will it end before the streams do?
     fn fits(&self, kind: Kind, lives: &Lives) -> bool {
         let guess = match kind {
-            Kind::Urgent => Duration::from_secs(3),
-            Kind::InFull => Duration::from_secs(7),
-            Kind::Storm => Duration::from_secs(12),
+            Kind::Urgent => Duration::from_secs(2),
+            Kind::InFull => Duration::from_secs(4),
+            Kind::Storm => Duration::from_secs(8),
         };
         let longest = self.longest.get(&kind).copied().unwrap_or(guess);
         lives.left() > longest * 3 / 2 + READING_TIME
@@ -300,7 +302,14 @@ impl Run {
         self.wait_quiet(server)?;
         let strange = self.ledger.since(from).find(|recycle| recycle.reason != "reload");
         ensure!(strange.is_none(), "nobody asked for {strange:?}");
-        let completed = self.counts(from).0 / processes;
+        let (replaced, moved) = self.counts(from);
+        let completed = replaced / processes;
+        let streams = usize::try_from(self.rotating.mix.streams())?;
+        ensure!(
+            moved == completed * streams,
+            "{moved} moves of {streams} streams: {:?}",
+            self.ledger
+        );
         ensure!(
             completed > STORM_ROTATIONS && signals >= STORM_SIGNALS_MIN * completed,
             "{signals} signals, {completed} rotations"

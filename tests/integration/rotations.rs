@@ -19,7 +19,7 @@ fn workers_are_rotated_by_command_and_by_signals_and_nobody_notices() {
             urgent: 4,
             in_full: 4,
             storms: 1,
-            round_s: 40,
+            round_s: 20,
         };
         let done = rotations::run(run.path(), &rotating, &mut chance)?;
         ensure!(done.urgent >= 4 && done.in_full >= 4 && done.storms == 1, "{done:?}");

@@ -203,6 +203,10 @@ impl<R: Rules> Core<R> {
             if matches!(self.recycles[at].phase, Phase::Waiting | Phase::AwaitingKeyframe) {
                 self.step_recycle(now, at);
             }
+            // One that is about to stand by is replaced first: nobody is to move to it.
+            if self.recycles[at].phase == Phase::Waiting {
+                break;
+            }
         }
         let over = self.recycles.iter().filter(|r| r.is_over()).count();
         let mut forgotten = over.saturating_sub(RECYCLES_TOLD_MAX);

@@ -21,6 +21,7 @@ use tasuki_shared::plan::{AudioPlan, LogSize, Plan, PushPlan, RungKind, RungPlan
 mod anchor;
 mod bounds;
 mod leaving;
+mod rotating;
 
 const SECOND: Duration = Duration::from_secs(1);
 
