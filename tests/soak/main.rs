@@ -4,6 +4,7 @@ mod harness;
 mod main_path;
 mod moves;
 mod policy;
+mod seams;
 
 use std::process::ExitCode;
 use tasuki_tests::named::{self, Named};
@@ -38,6 +39,11 @@ const SOAKS: &[Named] = &[
         name: "policy",
         about: "the memory policy over many simulated lives [--seeds N]",
         run: policy::run,
+    },
+    Named {
+        name: "seams",
+        about: "quality behind seams, against a run that was not moved [--seams N]",
+        run: seams::run,
     },
 ];
 
