@@ -9,8 +9,10 @@ mod fleet;
 mod handoff;
 mod ladder;
 mod measure;
+mod moves;
 mod relay;
 mod rtmp;
+mod sink;
 
 use std::process::ExitCode;
 use tasuki_tests::named::{self, Named};
@@ -30,6 +32,11 @@ const BENCHES: &[Named] = &[
         name: "handoff",
         about: "what accepting a connection and handing it over costs",
         run: handoff::run,
+    },
+    Named {
+        name: "move",
+        about: "pause, gap at the origin and CPU of moves, against streams that stay [--moves N]",
+        run: moves::run,
     },
     Named {
         name: "connect",

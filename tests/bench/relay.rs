@@ -14,8 +14,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tasuki_shared::clock;
+use tasuki_tests::filler;
 use tasuki_tests::fixture::{Audio, Recipe};
-use tasuki_tests::flv::{Flv, Kind, Tag};
+use tasuki_tests::flv::{Flv, Tag};
 use tasuki_tests::named;
 use tasuki_tests::origin::{self, Origin, Record};
 use tasuki_tests::picture::Band;
@@ -179,7 +180,7 @@ fn quiet(push_to: &[String]) -> origin::Settings {
     origin::Settings { record: Record::Off, push_to: push_to.to_vec() }
 }
 
-/// 720p30 and AAC, brought to the bitrate by filler data NAL units (ITU-T H.264, 7.3.2.7).
+/// 720p30 and AAC, brought to the bitrate.
 fn padded(seconds: u32) -> Result<Vec<Tag>> {
     let recipe = Recipe {
         width: 1280,
@@ -194,17 +195,6 @@ fn padded(seconds: u32) -> Result<Vec<Tag>> {
         band: Band::Top,
     };
     let mut tags = Flv::read(&recipe.file()?)?.tags;
-    let bytes: usize = tags.iter().map(|tag| tag.body.len()).sum();
-    let wanted = usize::try_from(u64::from(KBPS) * 125 * u64::from(seconds))?;
-    let coded = |tag: &Tag| tag.kind == Kind::Video && !tag.is_header();
-    let frames = tags.iter().filter(|tag| coded(tag)).count();
-    let filler = wanted.saturating_sub(bytes) / frames.max(1);
-    ensure!(filler > 8, "the fixture has {bytes} bytes, {wanted} are wanted");
-    for tag in tags.iter_mut().filter(|tag| coded(tag)) {
-        tag.body.extend(u32::try_from(filler - 4)?.to_be_bytes());
-        tag.body.push(12);
-        tag.body.resize(tag.body.len() + filler - 6, 0xFF);
-        tag.body.push(0x80);
-    }
+    filler::pad(&mut tags, KBPS, seconds)?;
     Ok(tags)
 }

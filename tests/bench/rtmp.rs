@@ -29,6 +29,11 @@ impl Publisher {
 
     /// Connects and publishes; back when `NetStream.Publish.Start` has arrived.
     pub fn start(address: SocketAddr, key: &str) -> Result<Self> {
+        Self::start_in(address, "live", key)
+    }
+
+    /// The same in another application.
+    pub fn start_in(address: SocketAddr, app: &str, key: &str) -> Result<Self> {
         let stream = TcpStream::connect(address).context("connecting")?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_BOUND))?;
@@ -40,7 +45,7 @@ impl Publisher {
             stream_id: 0,
         };
         publisher.shake_hands()?;
-        publisher.connect(address)?;
+        publisher.connect(address, app)?;
         publisher.create_stream(key)?;
         publisher.publish(key)?;
         Ok(publisher)
@@ -57,16 +62,16 @@ impl Publisher {
         Ok(())
     }
 
-    fn connect(&mut self, address: SocketAddr) -> Result<()> {
+    fn connect(&mut self, address: SocketAddr, app: &str) -> Result<()> {
         let size = u32::try_from(self.chunk_bytes)?.to_be_bytes();
         let mut out = message(2, 0, SET_CHUNK_SIZE, 0, &size, self.chunk_bytes);
-        let url = format!("rtmp://{address}/live");
+        let url = format!("rtmp://{address}/{app}");
         let mut body = Vec::new();
         string(&mut body, "connect");
         number(&mut body, 1.0);
         body.push(3);
         for (name, value) in
-            [("app", "live"), ("type", "nonprivate"), ("flashVer", "FMLE/3.0"), ("tcUrl", &url)]
+            [("app", app), ("type", "nonprivate"), ("flashVer", "FMLE/3.0"), ("tcUrl", &url)]
         {
             body.extend(u16::try_from(name.len())?.to_be_bytes());
             body.extend(name.as_bytes());

@@ -4,8 +4,10 @@
 //! Everything started here is ended by its process id when its value is dropped, lives in a run
 //! directory of its own, and is waited for on a condition with a bound, never by sleeping.
 
+pub mod anchorless;
 pub mod chance;
 pub mod child;
+pub mod filler;
 pub mod fixture;
 pub mod flv;
 pub mod frames;
@@ -16,6 +18,7 @@ pub mod lives;
 pub mod move_controls;
 pub mod moves;
 pub mod named;
+pub mod natural;
 pub mod obs;
 pub mod obs_passage;
 pub mod origin;
@@ -29,6 +32,8 @@ pub mod publisher;
 pub mod raw_publisher;
 pub mod rotations;
 pub mod scene;
+pub mod seam_quality;
+pub mod seam_sound;
 pub mod seams;
 pub mod server;
 pub mod skew;

@@ -7,6 +7,7 @@ mod main_path;
 mod moves;
 mod policy;
 mod rotations;
+mod seams;
 
 use std::process::ExitCode;
 use tasuki_tests::named::{self, Named};
@@ -56,6 +57,11 @@ const SOAKS: &[Named] = &[
         name: "rotations",
         about: "all workers replaced over and over, by command and by signals [--rotations N] [--in-full N] [--streams N]",
         run: rotations::run,
+    },
+    Named {
+        name: "seams",
+        about: "quality behind seams, against a run that was not moved [--seams N]",
+        run: seams::run,
     },
 ];
 
