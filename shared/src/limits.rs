@@ -296,7 +296,7 @@ pub const FRAMES_PER_TURN: usize = 256;
 /// How often processes and host are measured.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
 /// A process's memory less often where walking its pages takes long: one part in so many of the
-/// time, but at least this often.
+/// time, but at least this often, and at once where a decision waits for it.
 pub const MEMORY_SAMPLE_COST_DIVISOR: u32 = 1000;
 pub const MEMORY_SAMPLE_INTERVAL_MAX: Duration = Duration::from_secs(10);
 /// Events that a slow `watch` client may be behind.

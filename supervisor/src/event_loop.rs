@@ -19,7 +19,7 @@ use crate::io::evidence::{Desk, Directory};
 use crate::io::handoff::Vault;
 use crate::io::notify::Notifier;
 use crate::io::process::{self, Watched};
-use crate::io::sample::{Round, Sampler};
+use crate::io::sample::{Due, Round, Sampler};
 use crate::io::{listen, spawn, status};
 use anyhow::Context;
 use nix::sys::signal::Signal;
@@ -51,6 +51,8 @@ pub trait Decide {
     fn reload(&mut self, now: Duration, reloaded: Reloaded) -> Vec<Effect>;
     /// Is there a worker that takes sessions?
     fn serves(&self) -> bool;
+    /// Does a decision wait for the next measurement of this worker's memory?
+    fn awaits_measurement(&self, generation: Generation) -> bool;
 }
 
 impl Decide for Core<Box<dyn Rules>> {
@@ -72,6 +74,10 @@ impl Decide for Core<Box<dyn Rules>> {
 
     fn serves(&self) -> bool {
         Self::serves(self)
+    }
+
+    fn awaits_measurement(&self, generation: Generation) -> bool {
+        Self::awaits_measurement(self, generation)
     }
 }
 
@@ -241,8 +247,12 @@ async fn sample(shell: SharedShell) {
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         turns.tick().await;
-        let processes: Vec<_> =
-            shell.borrow().processes.iter().map(|(g, process)| (*g, process.pid)).collect();
+        let processes: Vec<_> = {
+            let shell = shell.borrow();
+            let waits =
+                |g| if shell.core.awaits_measurement(g) { Due::Now } else { Due::WhenCheap };
+            shell.processes.iter().map(|(g, process)| (*g, process.pid, waits(*g))).collect()
+        };
         let measured = tokio::task::spawn_blocking(move || {
             let round = sampler.sample(&processes);
             (sampler, round)

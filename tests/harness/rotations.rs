@@ -162,7 +162,9 @@ pub fn run(directory: &Path, rotating: &Rotating, chance: &mut Chance) -> Result
             }
         }
         ensure!(run.done.rotations() > before, "{seconds} s are too short for a rotation");
-        run.read(&mut server, &lives)?;
+        if run.done.rotations() >= WARM_UP {
+            run.read(&mut server, &lives)?;
+        }
         run.done.pictures += lives.finish((&mut server, &origin))?;
         run.done.rounds += 1;
         println!("round {}: every picture once, one connection for each push", run.done.rounds);

@@ -22,6 +22,15 @@ pub struct Round {
     pub ended: Option<Instant>,
 }
 
+/// When a process's memory is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// A decision waits for it.
+    Now,
+    /// As often as it is cheap.
+    WhenCheap,
+}
+
 /// Counters of the round before.
 #[derive(Debug, Default)]
 pub struct Sampler {
@@ -66,7 +75,7 @@ struct Quota {
 }
 
 impl Sampler {
-    pub fn sample(&mut self, processes: &[(Generation, i32)]) -> Round {
+    pub fn sample(&mut self, processes: &[(Generation, i32, Due)]) -> Round {
         let host = fs::read_to_string("/proc/stat").ok().and_then(|text| host_ticks(&text));
         let elapsed = host.zip(self.host).map(|(now, before)| HostTicks {
             busy: now.busy.saturating_sub(before.busy),
@@ -79,9 +88,9 @@ impl Sampler {
         self.quota = quota;
         let mut before = std::mem::take(&mut self.processes);
         let mut workers = Vec::with_capacity(processes.len());
-        for (generation, pid) in processes {
+        for (generation, pid, due) in processes {
             let known = before.remove(generation);
-            let Some(mut now) = Known::look(*pid, known) else { continue };
+            let Some(mut now) = Known::look(*pid, known, *due) else { continue };
             let used = now.ticks.zip(known.and_then(|known| known.ticks));
             let used = used.map(|(now, before)| now.saturating_sub(before));
             if let (Some(used), Some(elapsed)) = (used, elapsed) {
@@ -104,11 +113,12 @@ impl Sampler {
 impl Known {
     /// Walking the pages of a worker with many logs takes milliseconds, so it is done less often
     /// there.
-    fn look(pid: i32, before: Option<Self>) -> Option<Self> {
+    fn look(pid: i32, before: Option<Self>, due: Due) -> Option<Self> {
         let began = clock::now();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let ticks = process_ticks(&stat);
-        if let Some(before) = before.filter(|before| began < before.memory_due) {
+        let is_soon = |before: &Self| due == Due::WhenCheap && began < before.memory_due;
+        if let Some(before) = before.filter(is_soon) {
             return Some(Self { ticks, ..before });
         }
         let memory = memory(pid)?;
@@ -342,11 +352,23 @@ mod tests {
     fn this_process_has_a_footprint_and_uses_no_more_than_it_has_resident() {
         let mut sampler = Sampler::default();
         let pid = i32::try_from(std::process::id()).unwrap();
-        let round = sampler.sample(&[(Generation(1), pid), (Generation(2), -1)]);
+        let round = sampler
+            .sample(&[(Generation(1), pid, Due::WhenCheap), (Generation(2), -1, Due::WhenCheap)]);
         assert_eq!(round.workers.len(), 1);
         let (_, sample) = round.workers[0];
         assert!(sample.footprint_bytes > 0 && sample.rss_bytes >= sample.lazy_free_bytes);
         assert!(sample.threads >= 1 && sample.fds >= 3, "{sample:?}");
         assert!(round.host.total_bytes >= round.host.available_bytes, "{:?}", round.host);
+    }
+
+    /// What is costly to measure is measured at once all the same where a decision waits for it.
+    #[test]
+    fn a_measurement_that_is_waited_for_does_not_wait_for_its_turn() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let mut known = Known::look(pid, None, Due::WhenCheap).unwrap();
+        known.memory_due = known.measured + Duration::from_secs(60);
+        let again = Known::look(pid, Some(known), Due::WhenCheap).unwrap();
+        assert_eq!(again.measured, known.measured);
+        assert!(Known::look(pid, Some(known), Due::Now).unwrap().measured > known.measured);
     }
 }

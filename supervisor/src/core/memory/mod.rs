@@ -72,6 +72,11 @@ impl<R: Rules> Core<R> {
         }
     }
 
+    /// Does a decision wait for the next measurement of this worker's memory?
+    pub fn awaits_measurement(&self, generation: Generation) -> bool {
+        self.memory.awaits_measurement(generation)
+    }
+
     fn announce_memory(
         &mut self,
         generation: Generation,

@@ -224,6 +224,18 @@ impl Policy {
         self.subjects.get(&generation).map(|subject| subject.verdict)
     }
 
+    /// It has purged, or it is over its limit and may have to go for that.
+    pub fn awaits_measurement(&self, generation: Generation) -> bool {
+        self.subjects.get(&generation).is_some_and(|subject| match (subject.purge, subject.birth) {
+            (Purge::Answered { .. }, _) => true,
+            (Purge::Rest { .. } | Purge::Asked { .. }, Birth::Over { .. }) => false,
+            (Purge::Rest { .. } | Purge::Asked { .. }, Birth::Settling | Birth::Settled { .. }) => {
+                self.rules.recycle == Recycling::On
+                    && subject.look.sample.footprint_bytes >= self.limits.soft_bytes
+            }
+        })
+    }
+
     pub fn status(&self, generation: Generation) -> Option<MemoryStatus> {
         let subject = self.subjects.get(&generation)?;
         let Sample { threads, fds, shared_bytes, .. } = subject.look.sample;

@@ -91,6 +91,22 @@ fn a_worker_over_its_soft_limit_is_recycled_after_so_many_points() {
     assert_eq!(bench.verdict(), Verdict::Recycle);
 }
 
+/// Whoever measures is told when it matters: after a purge, and above the limit.
+#[test]
+fn a_purge_and_a_worker_over_its_limit_wait_for_a_measurement() {
+    let mut bench = Bench::new(rules());
+    bench.hold(1, 100 * MIB);
+    assert!(!bench.policy.awaits_measurement(WORKER));
+    let purges = (0..20).any(|_| {
+        bench.hold(1, 100 * MIB);
+        bench.policy.awaits_measurement(WORKER)
+    });
+    assert!(purges);
+    bench.hold(300, 100 * MIB);
+    bench.hold(1, 450 * MIB);
+    assert!(bench.policy.awaits_measurement(WORKER));
+}
+
 #[test]
 fn a_worker_at_its_hard_limit_leaves_at_once_and_at_any_price() {
     let mut bench = Bench::new(rules());
