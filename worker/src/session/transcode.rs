@@ -109,6 +109,10 @@ impl Transcode {
             cut_wish: CutWish::None,
             stale: None,
         };
+        if transcode.last_frame.is_some() {
+            // What arrived while nobody owned the stream is a backlog.
+            let _nothing_yet = transcode.overload.judge(0, 0, clock::now());
+        }
         if let Some(shadow) = shadow {
             if shadow.fits(transcode.ladder.as_ref()) {
                 let (pipeline, lapped, end) = shadow.go_live(transcode.cut(plan, logs));
