@@ -51,6 +51,17 @@ pub fn check(build: Build, board: Option<&OsStr>) -> Result<(), NotCompiledIn> {
     }
 }
 
+/// Maps the board now: later there may be no fd for it.
+#[cfg(feature = "failpoints")]
+pub fn begin() {
+    fire::begin();
+}
+
+/// Maps the board now: later there may be no fd for it.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub const fn begin() {}
+
 /// The code is at `point`. May not return.
 #[cfg(feature = "failpoints")]
 pub fn hit(point: Point) {

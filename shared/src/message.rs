@@ -47,7 +47,8 @@ pub enum ToWorker {
     Prepare(Box<Lease>),
     /// Forget a preparation; the session stays with its owner.
     Unprepare { session: SessionId },
-    /// The owner of a prepared session is dead: take it, warm, from what the word says now.
+    /// Take a prepared session, warm, from what the word says now: its owner is dead, or may not
+    /// have rung. Means nothing where the session is taken already.
     TakeOver { session: SessionId, expect: Owner },
     /// Give the session to `to`, which is prepared: at the cut that `haste` allows, commit, release
     /// the owner word, ring. Fd: the eventfd of `Prepare`.

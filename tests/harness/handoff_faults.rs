@@ -26,13 +26,13 @@ use tasuki_shared::message::Haste;
 use tasuki_shared::status::{MoveStatus, Reply, Request, Status, WorkerStatus};
 
 /// Streams that one server has; all of one worker's suffer from its death.
-const STREAMS: u32 = 3;
+const STREAMS: u32 = 2;
 /// A worker that says nothing is killed after the supervisor's ten seconds; some more pass.
 const HANG_BOUND: Duration = Duration::from_secs(25);
 /// Hangs blame the streams that were in work; a third one would end a stream.
 const HANGS_PER_SERVER_MAX: u32 = 2;
 /// From the streams' end no fault is made any more.
-const MARGIN: Duration = Duration::from_secs(3);
+const MARGIN: Duration = Duration::from_secs(2);
 
 /// Whom a fault befalls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +175,7 @@ pub const TIMEOUTS: &[Case] = &[
         haste: Haste::Now,
         outcomes: &["kept: the target did not prepare in time"],
         heir: Heir::Old,
-        cost_s: 19,
+        cost_s: 17,
     },
 ];
 
@@ -518,7 +518,7 @@ fn limit_table(pid: i32, soft: &str) -> Result<()> {
     let status = Command::new("prlimit")
         .args(["--pid", &pid.to_string(), &format!("--nofile={soft}:")])
         .status()
-        .context("running prlimit, of util-linux")?;
+        .context("running prlimit")?;
     ensure!(status.success(), "prlimit ended with {status}");
     Ok(())
 }

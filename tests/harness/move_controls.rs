@@ -3,6 +3,7 @@
 
 use crate::chance::Chance;
 use crate::fixture::{Audio, Recipe};
+use crate::flv::{Flv, Kind};
 use crate::moves::{self, Moving};
 use crate::origin::Origin;
 use crate::passage::BOUND;
@@ -10,6 +11,7 @@ use crate::publisher::{self, Pace};
 use crate::server::{Rung, Server, Setup};
 use crate::sound;
 use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 use tasuki_shared::clock;
@@ -95,6 +97,27 @@ pub fn run(
     origin.wait_idle(BOUND)?;
     server.stop()?;
     moves::check(&origin, &moving, &file, &names)?;
+    check_seams(&origin, moves)?;
     let [moved, still] = [MOVED, STILL].map(|name| origin.recording(&format!("{name}_72p")));
     sound::check(&file, &still?, &moved?)
+}
+
+/// The next owner of a stream begins with an IDR, wherever the cut was: so the moved rendition has
+/// one more than the other for each move, but for a cut that falls on an IDR which both have.
+fn check_seams(origin: &Origin, moves: u32) -> Result<()> {
+    let idrs = |name: &str| -> Result<BTreeSet<usize>> {
+        let recording = Flv::read(&origin.recording(&format!("{name}_72p"))?)?;
+        let pictures = recording.coded(Kind::Video).enumerate();
+        Ok(pictures.filter(|(_, tag)| tag.is_keyframe()).map(|(number, _)| number).collect())
+    };
+    let (moved, still) = (idrs(MOVED)?, idrs(STILL)?);
+    let missing: Vec<_> = still.difference(&moved).collect();
+    ensure!(missing.is_empty(), "72p of moved: no IDR at {missing:?}, where the other has one");
+    let seams = moved.len() - still.len();
+    let coincident = usize::try_from(moves)? / 4;
+    ensure!(
+        seams + coincident >= usize::try_from(moves)?,
+        "72p of moved: only {seams} seams of {moves} moves begin with an IDR"
+    );
+    Ok(())
 }

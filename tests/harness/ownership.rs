@@ -2,7 +2,7 @@
 //!
 //! Of each publisher's connection the supervisor has a dup and exactly one worker has the socket
 //! open, once. Of each session memory, read through the supervisor's own fds, the owner word is held
-//! by a generation that lives, and that worker alone maps it.
+//! by a generation that lives, and that worker alone maps it for writing.
 
 use crate::proc::Process;
 use crate::server::Server;
@@ -108,15 +108,19 @@ fn by_words(supervisor: &Process, workers: &[&Process], status: &Status) -> Resu
     Ok(found)
 }
 
-/// Inodes of the session memories that a process maps.
+/// Inodes of the session memories that a process maps so that it could write. A follower whose
+/// thread hangs keeps the record mapped, to read.
 fn mapped_sessions(pid: i32) -> Result<BTreeSet<u64>> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    let lines = maps.lines().filter(|line| line.contains(SESSION_MEMORY));
-    let inodes = lines.map(|line| {
-        let inode = line.split_whitespace().nth(4).context("a mapping has an inode")?;
-        Ok(inode.parse()?)
-    });
-    inodes.collect()
+    let mut inodes = BTreeSet::new();
+    for line in maps.lines().filter(|line| line.contains(SESSION_MEMORY)) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, permissions, _, _, inode, ..] = fields[..] else { anyhow::bail!("a map: {line}") };
+        if permissions.contains('w') {
+            inodes.insert(inode.parse()?);
+        }
+    }
+    Ok(inodes)
 }
 
 /// Inode of the server's end of a publisher's connection to this port.

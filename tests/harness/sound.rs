@@ -15,7 +15,7 @@ const WINDOW_S: f64 = 0.1;
 /// How much worse a window may be.
 pub const LOSS_DB_MAX: f64 = 3.0;
 /// Nobody hears what is beyond it; a window that is better counts as this good.
-const GOOD_ENOUGH_DB: f64 = 30.0;
+const GOOD_ENOUGH_DB: f64 = 50.0;
 /// How far the beginnings of two files may lie apart.
 const LAG_SAMPLES_MAX: usize = 24_000;
 const LAG_WINDOW_SAMPLES: usize = 8192;
@@ -166,7 +166,7 @@ mod tests {
         let value = |n: u32| {
             let t = f64::from(n) / 48_000.0;
             let tone = (std::f64::consts::TAU * (300.0 * t + 60.0 * t * t)).sin() * 9_000.0;
-            tone + if n % 2 == 0 { noise } else { -noise }
+            tone + if n.is_multiple_of(2) { noise } else { -noise }
         };
         Wave((0..samples).map(value).collect())
     }

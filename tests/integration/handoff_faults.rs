@@ -51,7 +51,7 @@ fn a_slow_supervisor_costs_nothing() {
 #[test]
 fn an_old_owner_that_hangs_and_a_preparation_that_never_ends_cost_nothing() {
     let cases = [HANGS[1], HANGS[3], TIMEOUTS[1]];
-    survived("faults-hang", &cases, 24, 3);
+    survived("faults-hang", &cases, 22, 3);
 }
 
 fn pick(name: &str) -> Vec<Case> {

@@ -8,7 +8,7 @@ use tasuki_tests::named;
 
 /// Servers beside each other: most of the time they wait.
 const LANES: usize = 3;
-const LANES_HANGING: usize = 5;
+const LANES_HANGING: usize = 6;
 
 pub fn run(arguments: &[String]) -> Result<()> {
     ensure!(
@@ -20,7 +20,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     for (what, cases, seconds, lanes) in [
         ("deaths, full tables, a slow supervisor", QUICK, 40, LANES),
         ("deadlines", TIMEOUTS, 44, LANES_HANGING),
-        ("hangs", HANGS, 36, LANES_HANGING),
+        ("hangs", HANGS, 34, LANES_HANGING),
     ] {
         let done = in_kept_directory("soak-faults", |run| {
             handoff_faults::run(run.path(), cases, times, seconds, lanes)

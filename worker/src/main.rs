@@ -2,6 +2,7 @@
 
 use tasuki_shared::config::Log;
 use tasuki_shared::exit::{Exit, leave};
+use tasuki_shared::failpoint;
 use tasuki_shared::inherit::Inherited;
 use tasuki_shared::log_output;
 use tasuki_shared::message::Role;
@@ -28,6 +29,7 @@ fn run() -> Exit {
             return Exit::Usage;
         }
     };
+    failpoint::begin();
     let process = format!("{role} {}", inherited.generation);
     if let Err(error) = log_output::init(Log::default(), &process) {
         eprintln!("tasuki-worker: {error}");

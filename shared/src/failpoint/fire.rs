@@ -34,6 +34,10 @@ pub fn pass(point: Point) -> Option<Action> {
     }
 }
 
+pub fn begin() {
+    let _mapped = board();
+}
+
 pub fn is_armed(point: Point) -> bool {
     board().is_some_and(|board| board.is_armed(point))
 }

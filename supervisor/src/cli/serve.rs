@@ -20,6 +20,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments, serve: Serve) -> Result<Exit, CommandError> {
     let Arguments { config: path, allow_chaos } = arguments;
     failpoint::check(failpoint::BUILD, std::env::var_os(failpoint::VARIABLE).as_deref())?;
+    failpoint::begin();
     let config = match &path {
         Some(path) => Config::load(path)?,
         None => Config::embedded(),

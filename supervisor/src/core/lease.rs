@@ -96,6 +96,12 @@ impl Session {
         matches!(self.place, Place::Waiting { .. })
     }
 
+    /// Its owner may have released it to the target of a move that was called off, and died before
+    /// it said so.
+    pub const fn may_be_taken(&self) -> bool {
+        matches!(self.place, Place::Held { .. }) && self.last_target.is_some()
+    }
+
     /// Whose it is to speak of it.
     pub const fn generation(&self) -> Option<Generation> {
         match &self.place {
@@ -389,6 +395,12 @@ impl<R: Rules> Core<R> {
                 }
             }
             let Some(session) = self.sessions.get_mut(&id) else { continue };
+            if session.may_be_taken() && !doomed_by_blame && self.stage == Stage::Running {
+                session.publish.forget_undecided();
+                session.status = None;
+                self.effects.push(Effect::ReadOwner { session: id });
+                continue;
+            }
             session.publish.forget_undecided();
             session.loss = None;
             // What the dead one told last says nothing of the next owner.

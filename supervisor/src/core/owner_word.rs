@@ -157,6 +157,10 @@ impl<R: Rules> Core<R> {
         let Some(from) = session.generation() else { return };
         let (Owner::Held(to) | Owner::Offered(to)) = owner;
         if to == from {
+            // Nobody had it after the owner that died.
+            if !self.lives(from) {
+                self.make_orphan(now, id);
+            }
             return;
         }
         let place = session.place.clone();

@@ -440,8 +440,8 @@ fn a_core_keeps_its_promises_whatever_workers_do() {
     }
     println!(
         "events, lives, re-homed live, refused, taken over, closed by deadline, lies about dials, \
-         unkillable, recycles done, failed, moved, crashed over, kept, took over, late releases, \
-         awaited keyframes: {sums:?}"
+         unkillable, recycles done, failed, moved, crashed over, kept, took over, called, late \
+         releases, awaited keyframes: {sums:?}"
     );
     assert!(sums[0] > 100_000, "{sums:?}");
     assert!(sums.iter().all(|sum| *sum > 50), "something was hardly exercised: {sums:?}");

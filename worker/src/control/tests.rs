@@ -111,15 +111,16 @@ fn a_frame_whose_fds_have_no_room_is_heard_without_them_and_the_line_goes_on() {
     hear(&mut supervisor);
     say(&mut supervisor, hello());
     woken.recv_timeout(PATIENCE).unwrap();
-    let open_fds = std::fs::read_dir("/proc/self/fd").unwrap().count();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let session = SessionId { epoch: 1, counter: 1 };
     let release =
         ToWorker::Release { session, to: Generation(6), haste: tasuki_shared::message::Haste::Now };
     let file = std::fs::File::open("/dev/null").unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(open_fds).unwrap(), hard).unwrap();
     let envelope = Envelope { generation: Generation(5), body: release };
     let fd = std::sync::Arc::new(OwnedFd::from(file));
+    // The lowest free number is what the next fd would get.
+    let next = std::os::fd::AsRawFd::as_raw_fd(&std::fs::File::open("/dev/null").unwrap());
+    setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(next).unwrap(), hard).unwrap();
     supervisor.queue(&envelope, &[fd]).unwrap();
     let _ = supervisor.flush().unwrap();
     woken.recv_timeout(PATIENCE).unwrap();

@@ -153,6 +153,9 @@ pub struct Cursor {
     /// Headers sent on this connection.
     sent: HeaderIds,
     last_video_dts_ms: i64,
+    /// Of the first picture of this connection: sound from before it may come out of the pipeline
+    /// after it. Not in the record, for a moment later it means nothing any more.
+    began_dts_ms: i64,
     /// Packets lost because they were overwritten or no keyframe preceded them.
     pub skipped: u64,
 }
@@ -170,6 +173,7 @@ impl Cursor {
             started: Started::Not,
             sent: HeaderIds::default(),
             last_video_dts_ms: i64::MIN,
+            began_dts_ms: i64::MIN,
             skipped: 0,
         }
     }
@@ -178,7 +182,7 @@ impl Cursor {
     pub fn restart(&mut self) {
         self.started = Started::Not;
         self.sent = HeaderIds::default();
-        self.last_video_dts_ms = i64::MIN;
+        (self.last_video_dts_ms, self.began_dts_ms) = (i64::MIN, i64::MIN);
     }
 
     #[must_use]
@@ -242,7 +246,8 @@ impl Cursor {
 
     /// Appends what the commit record must know.
     pub fn encode(&self, into: &mut Vec<u8>) {
-        let Self { feed, video, audio, started, sent, last_video_dts_ms, skipped } = self;
+        let Self { feed, video, audio, started, sent, last_video_dts_ms, began_dts_ms: _, skipped } =
+            self;
         feed.encode(into);
         into.put_u64(*video);
         into.put_u64(*audio);
@@ -271,7 +276,8 @@ impl Cursor {
         let sent = HeaderIds { video: take.u32()?, audio: take.u32()?, metadata: take.u32()? };
         let last_video_dts_ms = take.u64()?.cast_signed();
         let skipped = take.u64()?;
-        Ok(Self { feed, video, audio, started, sent, last_video_dts_ms, skipped })
+        let began_dts_ms = i64::MIN;
+        Ok(Self { feed, video, audio, started, sent, last_video_dts_ms, began_dts_ms, skipped })
     }
 
     /// Next packet to be sent; passes over whatever is not for this push.
@@ -362,6 +368,9 @@ impl Cursor {
             // Sound from before the first picture has nothing to belong to.
             match (self.started, next_video, next_audio) {
                 (Started::Not, Some(frame), Some((.., sound))) if sound.dts_ms < frame.dts_ms => {
+                    self.audio += 1;
+                }
+                (Started::Yes, _, Some((.., sound))) if sound.dts_ms < self.began_dts_ms => {
                     self.audio += 1;
                 }
                 _ => break,
@@ -474,6 +483,9 @@ impl Cursor {
             Feed::Source | Feed::Merged { .. } => self.video += 1,
         }
         if is_video {
+            if self.started == Started::Not {
+                self.began_dts_ms = entry.dts_ms;
+            }
             self.started = Started::Yes;
             self.last_video_dts_ms = self.last_video_dts_ms.max(entry.dts_ms);
         } else if self.started == Started::Not {
@@ -531,6 +543,29 @@ mod tests {
                 Next::Header { .. } => None,
             })
             .collect()
+    }
+
+    /// The pipeline gives the first picture before the sound that precedes it: that sound has
+    /// nothing to belong to, and nothing goes back in time.
+    #[test]
+    fn sound_from_before_the_first_picture_is_left_out_also_when_it_comes_later() {
+        let mut logs = logs();
+        let log = || {
+            let fd = log::create(LogSize { payload_bytes: 1 << 20, index_entries: 256 }).unwrap();
+            LogWriter::resume(&fd, LogHeads::empty()).unwrap()
+        };
+        (logs.audio, logs.rungs) = (Some(log()), vec![Some(log())]);
+        let (video, audio) = (LogName::Rung(RungId(0)), LogName::Audio);
+        let mut cursor = Cursor::new(Feed::Merged { video, audio: Some(audio) });
+        let mut put = |name, kind, dts_ms| {
+            logs.get_mut(name).unwrap().put(&[b"payload"], kind, dts_ms, 0, 0).unwrap();
+            sent(&mut cursor, &logs, StreamEnd::Going)
+        };
+        assert_eq!(put(video, EntryKind::VideoIdr, 67), [67]);
+        assert_eq!(put(audio, EntryKind::Audio, 46), Vec::<i64>::new());
+        assert_eq!(put(audio, EntryKind::Audio, 67), [67]);
+        assert_eq!(put(audio, EntryKind::Audio, 88), Vec::<i64>::new());
+        assert_eq!(put(video, EntryKind::VideoInter, 100), [88, 100]);
     }
 
     /// Sound goes out with the next picture; without one, or at the end, by itself.

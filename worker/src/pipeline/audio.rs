@@ -110,6 +110,7 @@ impl AudioStage {
     /// Packets from this position on are given; without one, from the next on.
     pub fn go_live(&mut self, next_pts_samples: Option<i64>, out: &mut Vec<Output>) {
         if let Some(next) = next_pts_samples
+            && self.queue_pts.is_some()
             && failpoint::skips(Point::SoundPreRoll)
         {
             self.forget_the_past(next);
@@ -122,10 +123,17 @@ impl AudioStage {
 
     /// Begins with the next packet, as a follower would that was never fed the ones before it.
     fn forget_the_past(&mut self, next_pts_samples: i64) {
-        let resume = AudioResume { source_index: self.newest, pts_samples: 0, next_pts_samples };
-        let before = std::mem::replace(self, Self::following(self.bitrate_bps, Some(resume)));
+        let (position, channels) = (self.position(), self.queue.len());
+        let before = std::mem::replace(self, Self::fresh(self.bitrate_bps));
         self.decoder = AacDecoder::open(&before.config).ok();
+        self.encoder = AacEncoder::open(RATE, channels, self.bitrate_bps).ok();
         (self.config, self.newest) = (before.config, before.newest);
+        self.queue = vec![Vec::new(); channels];
+        self.queue_pts = Some(next_pts_samples);
+        // What the past would have brought.
+        let lead = position - next_pts_samples;
+        self.skip = usize::try_from(-lead).unwrap_or(0);
+        self.silence(usize::try_from(lead).unwrap_or(0));
     }
 
     /// An AudioSpecificConfig; the same again changes nothing.

@@ -12,6 +12,7 @@ use crate::libav::{ForceIdr, Frame, LibavError, VideoEncoderSettings};
 use crate::media::packet::IsIdr;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::RungId;
 use tasuki_shared::plan::{RungKind, RungPlan};
 
@@ -86,7 +87,11 @@ impl Encoding {
 
     /// Is the next frame an IDR?
     pub fn keyframe(&mut self, pts_ms: i64, source: IsIdr) -> IsIdr {
-        let demand = match (source, std::mem::replace(&mut self.demand, IsIdr::Other)) {
+        let demand = std::mem::replace(&mut self.demand, IsIdr::Other);
+        if demand == IsIdr::Idr && failpoint::skips(Point::SeamIdr) {
+            return IsIdr::Other;
+        }
+        let demand = match (source, demand) {
             (IsIdr::Other, IsIdr::Other) => IsIdr::Other,
             (IsIdr::Idr, _) | (_, IsIdr::Idr) => IsIdr::Idr,
         };

@@ -411,9 +411,7 @@ impl Media {
             }
         }
         self.gate = Gate::Open;
-        if let Some(encoding) = &mut self.encoding
-            && !failpoint::skips(Point::SeamIdr)
-        {
+        if let Some(encoding) = &mut self.encoding {
             encoding.demand_idr();
         }
         self.push(Output::Event(Event::LiveFrom { source_index: source.index }))?;

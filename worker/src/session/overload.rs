@@ -3,11 +3,13 @@
 //! ```text
 //!  Normal ─▶ DropDisposable ─▶ DropToKeyframe ─▶ one rung off ─▶ … ─▶ all but the lowest off
 //!         ◀─                ◀─                ◀─              ◀─
-//!  a step down the list: lag ≥ 4 s, at most one step each 2 s
+//!  a step down the list: lag ≥ 4 s, at most one step each 2 s, and no backlog that shrinks
 //!  a step back: lag < 1 s for 5 s
 //! ```
 //! Lag is stream time between the newest picture received and the oldest one not yet committed, so
-//! a publisher that pauses, or sends a picture every few seconds, is no overload.
+//! a publisher that pauses, or sends a picture every few seconds, is no overload. Nor is a backlog:
+//! what came faster than time passes, as after a hung owner or a network that was gone. Its lag
+//! jumps; as long as it then shrinks, by a quarter of the time that passes, it is only waited for.
 
 use crate::pipeline::{self, DropPolicy};
 use std::time::{Duration, Instant};
@@ -17,6 +19,10 @@ use tasuki_shared::message::Notice;
 const STEP: Duration = Duration::from_secs(2);
 const CALM_LAG_MS: u64 = 1_000;
 const CALM: Duration = Duration::from_secs(5);
+/// A lag that grew by this much more than the time that passed has jumped.
+const JUMP_MS: u64 = 1_000;
+/// Between two looks at whether a backlog shrinks.
+const BACKLOG_LOOK: Duration = Duration::from_millis(500);
 
 /// How much has been given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,12 +46,17 @@ pub struct Overload {
     level: Level,
     changed: Option<Instant>,
     calm_since: Option<Instant>,
+    /// The last look, and the lag that it saw.
+    looked: Option<(Instant, u64)>,
+    /// A backlog that has shrunk so far.
+    backlog: Option<(Instant, u64)>,
 }
 
 impl Overload {
     #[must_use]
     pub fn new() -> Self {
-        Self { level: Level::Normal, changed: None, calm_since: None }
+        let level = Level::Normal;
+        Self { level, changed: None, calm_since: None, looked: None, backlog: None }
     }
 
     #[must_use]
@@ -63,8 +74,12 @@ impl Overload {
     pub fn judge(&mut self, lag_ms: u64, encoded: usize, now: Instant) -> Option<Order> {
         let from = self.level;
         let lag_max_ms = u64::try_from(OVERLOAD_LAG.as_millis()).unwrap_or(u64::MAX);
+        self.notice_backlog(lag_ms, now);
         if lag_ms >= lag_max_ms {
             self.calm_since = None;
+            if self.is_catching_up(lag_ms, now) {
+                return None;
+            }
             if self.changed.is_some_and(|at| now.duration_since(at) < STEP) {
                 return None;
             }
@@ -73,6 +88,7 @@ impl Overload {
             // At the end of the list dropping to a keyframe is repeated.
             return Some(Order { from, to: self.level });
         }
+        self.backlog = None;
         if lag_ms >= CALM_LAG_MS || from == Level::Normal {
             self.calm_since = None;
             return None;
@@ -86,6 +102,28 @@ impl Overload {
         self.changed = Some(now);
         Some(Order { from, to: self.level })
     }
+
+    fn notice_backlog(&mut self, lag_ms: u64, now: Instant) {
+        if let Some((at, was_ms)) = self.looked.replace((now, lag_ms))
+            && lag_ms > was_ms + elapsed_ms(at, now) + JUMP_MS
+        {
+            self.backlog = Some((now, lag_ms));
+        }
+    }
+
+    fn is_catching_up(&mut self, lag_ms: u64, now: Instant) -> bool {
+        let Some((at, was_ms)) = self.backlog else { return false };
+        if now.duration_since(at) < BACKLOG_LOOK {
+            return true;
+        }
+        let shrinks = lag_ms + elapsed_ms(at, now) / 4 <= was_ms;
+        self.backlog = shrinks.then_some((now, lag_ms));
+        shrinks
+    }
+}
+
+fn elapsed_ms(since: Instant, now: Instant) -> u64 {
+    u64::try_from(now.duration_since(since).as_millis()).unwrap_or(u64::MAX / 4)
 }
 
 impl Default for Overload {
@@ -186,6 +224,18 @@ mod tests {
             Normal,
         ];
         assert_eq!(seen, expected);
+    }
+
+    /// The publisher was gone for nine seconds and all of it came at once: nothing is given up while
+    /// it is worked off, and what is not worked off is an overload like any other.
+    #[test]
+    fn a_backlog_that_shrinks_is_waited_for_and_one_that_does_not_is_an_overload() {
+        let shrinking = [0, 9_000, 8_000, 7_000, 5_500, 4_200, 3_000, 0];
+        assert_eq!(levels(shrinking, 3), [Level::Normal]);
+        let staying = [0, 9_000, 8_000, 7_900];
+        assert_eq!(levels(staying, 3), [Level::Normal, Level::DropDisposable]);
+        let growing = [0, 1_000, 2_000, 3_000, 4_000];
+        assert_eq!(levels(growing, 3), [Level::Normal, Level::DropDisposable]);
     }
 
     #[test]

@@ -131,6 +131,10 @@ impl Transcode {
             let owed = if anchored { 0 } else { anchor::owed(last, entry) };
             transcode.seam = Seam::Ahead { owed, lost: 0 };
         }
+        if transcode.last_frame.is_some() {
+            // What arrived while nobody owned the stream is a backlog.
+            let _nothing_yet = transcode.overload.judge(0, 0, clock::now());
+        }
         if let Some(shadow) = shadow {
             if shadow.fits(transcode.ladder.as_ref()) {
                 let (pipeline, lapped, end) = shadow.go_live(transcode.cut(plan, logs));

@@ -198,7 +198,7 @@ impl World {
                 let cut = CutReport { released_us: 5, anchor: Anchor::InLog, frames_lost: 0 };
                 body.unsaid.push_back(FromWorker::Released { session, cut });
                 self.words.insert(session, Owner::Offered(to));
-                if self.below(16) == 0 {
+                if self.below(4) == 0 {
                     // It stops between its word and the bell.
                     let body = self.alive.get_mut(&owner).unwrap();
                     body.unsaid.pop_back();

@@ -85,7 +85,16 @@ impl Cursor {
     /// Where it is; headers in force there are not part of it.
     #[must_use]
     pub fn place(&self) -> Place {
-        let &Self { feed, video, audio, started, sent: _, last_video_dts_ms, skipped: _ } = self;
+        let &Self {
+            feed,
+            video,
+            audio,
+            started,
+            sent: _,
+            last_video_dts_ms,
+            began_dts_ms: _,
+            skipped: _,
+        } = self;
         Place { feed, video, audio, started, last_video_dts_ms }
     }
 
