@@ -6,6 +6,7 @@
 use super::ingest::Ingest;
 use super::pipeline_record::PipelineRecord;
 use super::record::{Put, Take};
+use super::stall::Stall;
 use super::stream::{Committed, Stream, StreamError, Wake, Warm};
 use super::{Changed, Dirty, Outbox, Phase, Reply, Session, bitrate, refusal, report};
 use crate::media::timeline::{Timeline, TimelineState};
@@ -19,7 +20,7 @@ use tasuki_shared::memory::MemoryError;
 use tasuki_shared::memory::commit::{CommitWriter, Section};
 use tasuki_shared::memory::log::LogHeads;
 use tasuki_shared::memory::owner::{self, NotExpected};
-use tasuki_shared::memory::session::SessionMemory;
+use tasuki_shared::memory::session::{SessionMemory, WorkMark};
 use tasuki_shared::message::{FromWorker, Lease, LiveLease};
 use tasuki_shared::plan::Plan;
 
@@ -76,7 +77,9 @@ pub fn adopt(
     now: Instant,
     outbox: &mut Outbox,
 ) -> Result<Session, AdoptError> {
-    take(Leased::open(lease, fds)?, Warm::default(), taker, wake, now, outbox)
+    let leased = Leased::open(lease, fds)?;
+    let warm = Warm::new(leased.memory.work_mark());
+    take(leased, warm, taker, wake, now, outbox)
 }
 
 /// Takes the owner word from what the lease expects, and goes on from there.
@@ -134,7 +137,7 @@ pub(super) fn take(
                 recordings: record.section(Section::Recordings),
             };
             let stream = Stream::resume(live, live_fds, committed, warm, wake, now)
-                .map_err(|error| AdoptError::Stream(error.to_string()))?;
+                .map_err(|error| AdoptError::Stream(error.leave_if_out_of_memory().to_string()))?;
             if !ingest.fits(&stream.logs.source) {
                 let why = "an unfinished message lies outside the source log";
                 return Err(MemoryError::Damaged { what: "session memory", why }.into());
@@ -182,6 +185,8 @@ pub(super) fn take(
         resumption,
         generation: taker,
         wake: std::sync::Arc::clone(wake),
+        input_stall: Stall::default(),
+        pipeline_stall: Stall::default(),
     };
     if let Some(reason) = refusal(lease.admission) {
         session.refuse_or_remember(reason, now);
@@ -203,6 +208,7 @@ impl Resumption {
         self,
         plan: Plan,
         fds: Vec<OwnedFd>,
+        mark: WorkMark,
         wake: &Wake,
         now: Instant,
     ) -> Result<Stream, StreamError> {
@@ -212,7 +218,7 @@ impl Resumption {
         let live = LiveLease { plan, connected: Vec::new() };
         let committed =
             Committed { source, pipeline: record, pushes: &pushes, recordings: &recordings };
-        Stream::resume(live, fds, committed, Warm::default(), wake, now)
+        Stream::resume(live, fds, committed, Warm::new(mark), wake, now)
     }
 }
 

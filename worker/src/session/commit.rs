@@ -23,6 +23,7 @@ impl Session {
             return;
         }
         let mut staged = Ok(());
+        let mut frame = None;
         if self.changed.ingest.take() {
             let (ingest, reply) = (&self.ingest, self.reply.head);
             let encode = |into: &mut Vec<u8>| {
@@ -43,6 +44,7 @@ impl Session {
         }
         if let Some(stream) = stream {
             if self.changed.pipeline.take() {
+                frame = stream.transcode.last_frame();
                 let encode = |into: &mut Vec<u8>| stream.encode_pipeline(into);
                 staged = staged.and(self.commit.stage(Section::Pipeline, encode));
             }
@@ -56,6 +58,9 @@ impl Session {
         }
         staged.expect("every section's encoding is bounded by its size");
         self.memory.flip(&mut self.commit);
+        if let Some(frame) = frame {
+            self.memory.set_committed(frame);
+        }
         self.ingest.committed();
         if let Some(stream) = stream {
             stream.publish_logs();

@@ -27,6 +27,7 @@
 //! | [`transcode`] | what the pipeline gives, and where it goes on |
 //! | [`tracks`] | what each media message is |
 //! | [`source`] | the source log as the pipeline reads it |
+//! | [`stall`] | what waits in it while nothing moves |
 //! | [`bitrate`] | how much arrived lately |
 //! | [`overload`] | what is given up when the pipeline falls behind |
 //! | [`pipeline_record`] | the pipeline's section of the commit record |
@@ -46,6 +47,7 @@ pub mod release;
 mod report;
 mod shadow;
 pub mod source;
+pub mod stall;
 pub mod stream;
 pub mod tracks;
 mod transcode;
@@ -53,19 +55,24 @@ mod transcode;
 use crate::output::push::Composed;
 use crate::rtmp::session::PublishSession;
 use ingest::Ingest;
+use stall::{Stall, Work};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use stream::Stream;
 use tasuki_shared::id::{Generation, PushId, SessionId};
+use tasuki_shared::kernel;
 use tasuki_shared::limits::{
     AUTHORIZE_DEADLINE, DRAINING_DEADLINE, LOBBY_DEADLINE, REPLY_RING_BYTES,
 };
 use tasuki_shared::memory::commit::CommitWriter;
 use tasuki_shared::memory::session::{Activity, SessionMemory};
-use tasuki_shared::message::{Admission, EndReason, FromWorker, Notice, RefuseReason, Verdict};
+use tasuki_shared::message::{
+    Admission, EndReason, FromWorker, Notice, RefuseReason, Stalled, StalledPart, Verdict,
+};
 use tasuki_shared::plan::Plan;
+use tasuki_shared::threads::Looks;
 
 use crate::leftovers::Leftover;
 use crate::media::timeline::Timeline;
@@ -164,6 +171,8 @@ pub struct Session {
     generation: Generation,
     /// Wakes the io thread when a pipeline of this session has something.
     wake: stream::Wake,
+    input_stall: Stall,
+    pipeline_stall: Stall,
 }
 
 impl Session {
@@ -274,6 +283,30 @@ impl Session {
         if !self.stream().is_some_and(Stream::is_processing) {
             self.memory.set_activity(Activity::Idle);
         }
+    }
+
+    /// What waits in a live session while nothing moves, and for how long. Looked at with each tick.
+    pub fn stalled(&mut self, now: Instant) -> Option<Stalled> {
+        let Phase::Live(stream) = &self.phase else {
+            self.input_stall = Stall::default();
+            self.pipeline_stall = Stall::default();
+            return None;
+        };
+        // Who has moved since the last look is not asked whether bytes wait.
+        let moved = self.ingest.received();
+        let waits = || kernel::inbound_queued(self.socket.as_fd()).is_ok_and(|bytes| bytes > 0);
+        let input = self.input_stall.look(now, moved, waits, Looks::new);
+        let Work { moved, waits } = stream.transcode.work(&stream.logs, &stream.counts);
+        let pid = i32::try_from(std::process::id()).unwrap_or(0);
+        let threads = || tasuki_shared::threads::look(pid, stream.transcode.threads());
+        let pipeline = self.pipeline_stall.look(now, moved, || waits, threads);
+        let (what, longest) = if input > pipeline {
+            (StalledPart::Input, input)
+        } else {
+            (StalledPart::Pipeline, pipeline)
+        };
+        let for_ms = u32::try_from(longest.as_millis()).unwrap_or(u32::MAX);
+        (for_ms > 0).then_some(Stalled { session: self.id, what, for_ms })
     }
 
     /// Deadlines.
@@ -400,12 +433,13 @@ impl Session {
     }
 
     fn go_live(&mut self, plan: Plan, fds: Vec<OwnedFd>, now: Instant, outbox: &mut Outbox) {
+        let mark = self.memory.work_mark();
         let (started, out) = match self.resumption.take() {
-            Some(resumption) => (resumption.resume(plan, fds, &self.wake, now), Vec::new()),
+            Some(resumption) => (resumption.resume(plan, fds, mark, &self.wake, now), Vec::new()),
             None => {
                 let mut out = Vec::new();
                 self.publish.allow(&mut out);
-                (Stream::start(plan, fds, &self.wake, now), out)
+                (Stream::start(plan, fds, mark, &self.wake, now), out)
             }
         };
         match started {
@@ -416,7 +450,7 @@ impl Session {
                 self.say(&out, now);
             }
             Err(error) => {
-                let event = error.to_string();
+                let event = error.leave_if_out_of_memory().to_string();
                 tracing::error!(session = %self.id, error = %event, "a stream cannot start");
                 let notice = Notice::Pipeline { event };
                 outbox.push((FromWorker::Notice { session: Some(self.id), notice }, Vec::new()));

@@ -37,8 +37,9 @@ impl Preparation {
     pub fn begin(lease: Lease, mut fds: Vec<OwnedFd>, wake: &Wake) -> Result<Self, AdoptError> {
         let released = fds.pop().ok_or(AdoptError::Fds(0))?;
         let leased = Leased::open(lease, fds)?;
+        let mark = leased.memory.work_mark();
         let warm = match &leased.lease.live {
-            None => Warm::default(),
+            None => Warm::new(mark),
             Some(live) => {
                 let kinds = live.plan.logs();
                 let logs_fds = leased.live_fds.get(..kinds.len());
@@ -48,7 +49,7 @@ impl Preparation {
                 let source = logs_fds.first().ok_or(AdoptError::Fds(0))?;
                 let shadow = Shadow::start(&live.plan, &leased.memory_fd, source, &logs, wake)
                     .map_err(|error| AdoptError::Stream(error.to_string()))?;
-                Warm { logs, shadow }
+                Warm { logs, shadow, mark }
             }
         };
         Ok(Self { leased, warm, released, told: Told::NotYet })

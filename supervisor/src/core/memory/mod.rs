@@ -92,7 +92,11 @@ fn look(slot: &Slot) -> Option<Look> {
         (Role::Worker, State::Serving(_)) => Duty::Serves,
         (
             Role::Worker,
-            State::Starting(..) | State::Standby(_) | State::Draining(_) | State::Ending(..),
+            State::Starting(..)
+            | State::Standby(_)
+            | State::Isolated(_)
+            | State::Draining(_)
+            | State::Ending(..),
         ) => Duty::Idle,
         (Role::Worker, State::Backoff { .. } | State::Gone) => return None,
     };
