@@ -6,6 +6,7 @@
 
 pub mod chance;
 pub mod child;
+pub mod dying;
 pub mod fixture;
 pub mod flv;
 pub mod frames;
@@ -24,4 +25,5 @@ pub mod scene;
 pub mod seams;
 pub mod server;
 pub mod skew;
+pub mod stuck_disk;
 pub mod wait;
