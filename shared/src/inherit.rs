@@ -8,11 +8,13 @@
 //! | how to log | `TASUKI_LOG`, `TASUKI_LOG_FORMAT` (see `log_output`) |
 //! | standard streams | stdin is `/dev/null`, stdout and stderr are the supervisor's |
 //! | process group | its own: a terminal's Ctrl-C reaches the supervisor alone |
+//! | OOM score | a worker's is higher than the supervisor's: the kernel takes what can be made up for |
 //!
 //! Every other fd is close-on-exec. The control fd loses that flag only in the child, between
 //! fork and exec, so no other child can inherit it.
 
 use crate::id::Generation;
+use crate::limits::OOM_SCORE_RAISE;
 use crate::message::Role;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
@@ -27,6 +29,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub const CONTROL_FD_VARIABLE: &str = "TASUKI_CONTROL_FD";
 /// Names the generation of the process.
 pub const GENERATION_VARIABLE: &str = "TASUKI_GENERATION";
+
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+const OOM_SCORE_C: &std::ffi::CStr = c"/proc/self/oom_score_adj";
+/// proc_pid_oom_score_adj(5)
+const OOM_SCORE_MAX: i32 = 1000;
 
 /// What this process inherited.
 #[derive(Debug)]
@@ -86,9 +93,20 @@ pub fn spawn(
         .env(GENERATION_VARIABLE, generation.0.to_string())
         .stdin(Stdio::null())
         .process_group(0);
-    // SAFETY: the closure runs in the child between fork and exec and only calls fcntl, which is
-    // async-signal-safe; the fd is open in the parent while it forks, so it is in the child.
-    unsafe { command.pre_exec(move || keep_open_across_exec(fd)) };
+    let oom_score = match role {
+        Role::Worker => raised_oom_score(),
+        Role::Dialer => None,
+    };
+    let before_exec = move || {
+        if let Some(score) = &oom_score {
+            set_oom_score(score);
+        }
+        keep_open_across_exec(fd)
+    };
+    // SAFETY: the closure runs in the child between fork and exec and only calls fcntl, open, write
+    // and close, which are async-signal-safe, on memory that was made before; the fd is open in the
+    // parent while it forks, so it is in the child.
+    unsafe { command.pre_exec(before_exec) };
     command.spawn()
 }
 
@@ -133,6 +151,26 @@ fn number<T: std::str::FromStr>(variable: &'static str) -> Result<T, InheritErro
         .to_str()
         .and_then(|value| value.parse().ok())
         .ok_or(InheritError::NotANumber(variable))
+}
+
+/// What a worker's is to be, as the kernel reads it. Raising it is allowed to everybody.
+fn raised_oom_score() -> Option<String> {
+    let own: i32 = std::fs::read_to_string(OOM_SCORE).ok()?.trim().parse().ok()?;
+    Some((own.saturating_add(OOM_SCORE_RAISE)).min(OOM_SCORE_MAX).to_string())
+}
+
+/// Without it the worker is as good: a failure is nobody's.
+fn set_oom_score(score: &str) {
+    let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+    // SAFETY: the path is NUL-terminated.
+    let fd = unsafe { libc::open(OOM_SCORE_C.as_ptr(), flags) };
+    if fd >= 0 {
+        // SAFETY: writes `score`, then closes an fd that was opened above and is known to nobody.
+        unsafe {
+            libc::write(fd, score.as_ptr().cast(), score.len());
+            libc::close(fd);
+        }
+    }
 }
 
 fn keep_open_across_exec(fd: RawFd) -> io::Result<()> {

@@ -186,6 +186,11 @@ pub fn inbound_consumed(socket: BorrowedFd<'_>) -> io::Result<u64> {
     Err(io::Error::new(io::ErrorKind::TimedOut, "the inbound counters never held still"))
 }
 
+/// How many bytes wait to be read.
+pub fn inbound_queued(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    queue_bytes(socket, Queue::Inbound)
+}
+
 /// How many bytes of the outbound stream have been written into the kernel.
 pub fn outbound_written(socket: BorrowedFd<'_>, opened: Opened) -> io::Result<u64> {
     let mut before = TcpCounters::read(socket)?;

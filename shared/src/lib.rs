@@ -17,3 +17,4 @@ pub mod memory;
 pub mod message;
 pub mod plan;
 pub mod status;
+pub mod threads;

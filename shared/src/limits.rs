@@ -245,8 +245,36 @@ pub const TOP_HAPPENINGS_MAX: usize = 64;
 /// Lines and columns of `tasuki top --once`.
 pub const TOP_FRAME_LINES_MAX: u16 = 1000;
 pub const TOP_FRAME_COLUMNS: u16 = 120;
-/// A worker that says nothing for this long is killed.
-pub const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(10);
+/// A process that does not move for this long although it could is killed, where the configuration
+/// does not say.
+pub const HANG_DEADLINE: Duration = Duration::from_secs(5);
+/// Bounds of what it may say: a beat must fit in several times, and a hang must end.
+pub const HANG_DEADLINE_MIN: Duration = Duration::from_millis(300);
+pub const HANG_DEADLINE_MAX: Duration = Duration::from_secs(3600);
+/// Signs of life in each hang deadline, no closer together than the least interval.
+pub const BEATS_PER_HANG_DEADLINE: u32 = 4;
+pub const BEAT_INTERVAL_MIN: Duration = Duration::from_millis(50);
+/// How long the sessions of a process that outlives its SIGKILL wait for its end.
+pub const UNKILLABLE_DEADLINE: Duration = Duration::from_secs(60);
+/// Threads of such a process that are named.
+pub const STUCK_THREADS_NAMED_MAX: usize = 8;
+/// Deaths that are told of, and the streams of each.
+pub const DEATHS_TOLD_MAX: usize = 32;
+pub const DEATH_SESSIONS_TOLD_MAX: usize = 64;
+/// Workers with one suspected stream alone.
+pub const QUARANTINES_MAX: usize = 4;
+/// A stream that lives this long in quarantine is let out.
+pub const QUARANTINE_TIME: Duration = Duration::from_secs(60);
+/// Between two workers for the same stream in quarantine, and how often that doubles; less than
+/// what an orphan waits.
+pub const QUARANTINE_PAUSE: Duration = Duration::from_millis(100);
+pub const QUARANTINE_PAUSE_DOUBLINGS_MAX: u32 = 6;
+/// Memory that no new stream may take: a worker's sessions need it again when it dies.
+pub const RECOVERY_ROOM_BYTES_MIN: u64 = 64 << 20;
+/// It is at most this part of the machine's memory.
+pub const RECOVERY_ROOM_DIVISOR: u64 = 8;
+/// How much sooner than its supervisor the kernel shall kill a worker for memory.
+pub const OOM_SCORE_RAISE: i32 = 300;
 /// From spawn to `Ready`: loading and warming up.
 pub const READY_DEADLINE: Duration = Duration::from_secs(30);
 /// How often deadlines are looked at.
@@ -264,8 +292,9 @@ pub const ARRIVAL_DEADLINE: Duration = Duration::from_secs(5);
 pub const ADOPT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a session whose worker died may wait for another.
 pub const ORPHAN_DEADLINE: Duration = Duration::from_secs(10);
-/// Deaths of its workers a session may be suspected of before it is dropped.
-pub const BLAMED_DEATHS_MAX: u32 = 3;
+/// Deaths at the same place that a session is suspected of before it is quarantined, and dropped.
+pub const STRIKES_TO_QUARANTINE: u32 = 2;
+pub const STRIKES_TO_DROP: u32 = 3;
 /// From `End` to a shutdown of the socket by the supervisor.
 pub const END_GRACE: Duration = Duration::from_secs(8);
 /// How long a take-over waits for the old session to end.

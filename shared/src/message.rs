@@ -63,6 +63,8 @@ pub enum ToWorker {
     Connect { ticket: u64, host: String, port: u16 },
     /// Look at yourself. Answered by `FromWorker::Evidence` with the same ticket.
     Evidence { ticket: u64, kind: EvidenceKind },
+    /// Say `Progress` this often.
+    Beat { every_ms: u32 },
 }
 
 /// Worker or dialer → supervisor.
@@ -142,6 +144,28 @@ pub enum FromWorker {
         ticket: u64,
         outcome: Result<(), String>,
     },
+    /// A sign of life, with those of the live sessions in which something waits and nothing moves.
+    Progress {
+        stalled: Vec<Stalled>,
+    },
+}
+
+/// A live session that stands although there is work for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stalled {
+    pub session: SessionId,
+    pub what: StalledPart,
+    /// For how long, not counting time in which its threads had no processor.
+    pub for_ms: u32,
+}
+
+/// What of a session does not move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StalledPart {
+    /// Bytes wait in its socket and nobody reads them.
+    Input,
+    /// Packets wait and its codecs take none.
+    Pipeline,
 }
 
 /// What only a process itself can tell of its memory.
@@ -280,6 +304,10 @@ pub enum RefuseReason {
     PlayUnsupported,
     #[error("server out of memory or file descriptors")]
     NoResource,
+    #[error("server full: the memory that is left is kept for recovery")]
+    NoMemory,
+    #[error("this stream ended the worker process it was in, again and again")]
+    Poison,
 }
 
 /// Why a session ended.

@@ -92,6 +92,9 @@ pub struct Status {
     /// The last ones, newest first; those under way before them.
     #[serde(default)]
     pub recycles: Vec<RecycleStatus>,
+    /// The last deaths of processes that nobody had planned, newest first.
+    #[serde(default)]
+    pub deaths: Vec<DeathStatus>,
     /// By reason, since start.
     pub refusals: std::collections::BTreeMap<String, u64>,
     pub sessions_total: u64,
@@ -108,7 +111,8 @@ pub struct Status {
 pub struct WorkerStatus {
     pub slot: String,
     pub role: String,
-    /// `starting`, `standby`, `serving`, `draining`, `backoff`.
+    /// `starting`, `standby`, `serving`, `quarantine`, `draining`, `ending`, `backoff`; `stuck: …` with
+    /// its threads for one that outlives its kill.
     pub state: String,
     pub generation: u32,
     pub pid: i32,
@@ -172,6 +176,12 @@ pub struct SessionStatus {
     /// Always written, for this type also travels in heartbeats, whose encoding skips nothing.
     #[serde(default)]
     pub records: Vec<RecordStatus>,
+    /// Why it is suspected of deaths of its workers; empty for nearly all.
+    #[serde(default)]
+    pub suspicion: String,
+    /// How long something has waited in it while nothing moved.
+    #[serde(default)]
+    pub stalled_ms: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -208,6 +218,29 @@ pub struct RecordStatus {
     pub path: String,
     pub bytes: u64,
     pub last_error: String,
+}
+
+/// How a process of ours died, and what became of its streams.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeathStatus {
+    pub unix_ms: u64,
+    /// Slot and generation.
+    pub worker: String,
+    pub role: String,
+    pub cause: String,
+    /// Its streams; sessions before publish are not told of.
+    pub sessions: Vec<DeathSession>,
+}
+
+/// A stream whose worker died.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeathSession {
+    pub session: String,
+    pub name: String,
+    /// `waits`, the worker that it went to, or `ended: WHY`.
+    pub outcome: String,
+    /// What it is suspected of by this death; empty for nearly all.
+    pub suspicion: String,
 }
 
 /// What the memory policy knows of a worker.

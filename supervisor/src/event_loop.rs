@@ -6,22 +6,25 @@
 //! [`Turn`], many in one datagram.
 
 mod clients;
+mod loop_clock;
 mod points;
+mod sampling;
 mod turn;
 
 pub use turn::Turn;
 
 use crate::core::Core;
-use crate::core::event::{Announcement, Effect, Event, Fds, Loss};
+use crate::core::event::{Announcement, Effect, Event, Fds, Killer, Loss};
 use crate::core::settings::{MissingFamily, Rules, Settings};
 use crate::io::event_log::EventLog;
 use crate::io::evidence::{Desk, Directory};
 use crate::io::handoff::Vault;
 use crate::io::notify::Notifier;
+use crate::io::oom::OomCounter;
 use crate::io::process::{self, Watched};
-use crate::io::sample::{Due, Round, Sampler};
 use crate::io::{listen, spawn, status};
 use anyhow::Context;
+use loop_clock::LoopClock;
 use nix::sys::signal::Signal;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -36,9 +39,10 @@ use tasuki_shared::exit::Exit;
 use tasuki_shared::failpoint;
 use tasuki_shared::id::{Generation, SessionId};
 use tasuki_shared::kernel::{self, Death};
-use tasuki_shared::limits::{FDS_RESERVED, SAMPLE_INTERVAL, TICK_INTERVAL, WATCH_EVENTS_MAX};
+use tasuki_shared::limits::{FDS_RESERVED, TICK_INTERVAL, WATCH_EVENTS_MAX};
 use tasuki_shared::message::{Envelope, FromWorker, Role, ToWorker};
 use tasuki_shared::status::{Reply, Status};
+use tasuki_shared::threads;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::task::{JoinHandle, LocalSet};
@@ -111,6 +115,8 @@ pub struct Shell {
     core: Box<dyn Decide>,
     myself: std::rc::Weak<RefCell<Shell>>,
     started: Instant,
+    clock: LoopClock,
+    oom: OomCounter,
     program: Program,
     /// Of the session ids.
     epoch: u32,
@@ -124,7 +130,6 @@ pub struct Shell {
     /// Clients of the status socket that wait for what takes time, by ticket.
     clients: HashMap<u64, mpsc::Sender<Reply>>,
     next_ticket: u64,
-    started_unix_ms: u64,
     /// Room for the effects of one event.
     effects: Vec<Effect>,
     /// Processes with frames queued in this turn.
@@ -198,14 +203,20 @@ async fn serve<R: Rules + 'static>(
     tracing::info!(socket = %status_path.display(), "status");
     let status =
         tokio::task::spawn_local(status::serve(Rc::clone(&shell), status_listener, status_mode));
-    tokio::task::spawn_local(sample(Rc::clone(&shell)));
+    tokio::task::spawn_local(sampling::sample(Rc::clone(&shell)));
     let mut ticks = tokio::time::interval(TICK_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut notifier = Notifier::new();
     let exit = loop {
         let event = tokio::select! {
             () = left.notified() => Event::Tick,
-            _ = ticks.tick() => Event::Tick,
+            _ = ticks.tick() => {
+                // What waits in channels is heard before anybody is judged by his silence.
+                if shell.borrow_mut().clock.is_late(clock::now()) {
+                    continue;
+                }
+                Event::Tick
+            }
             _ = terminate.recv() => Event::Terminate,
             _ = interrupt.recv() => Event::Terminate,
             _ = hangup.recv() => {
@@ -241,34 +252,6 @@ async fn accept(shell: SharedShell, listener: std::net::TcpListener) {
     }
 }
 
-async fn sample(shell: SharedShell) {
-    let mut sampler = Sampler::default();
-    let mut turns = tokio::time::interval(SAMPLE_INTERVAL);
-    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        turns.tick().await;
-        let processes: Vec<_> = {
-            let shell = shell.borrow();
-            let waits =
-                |g| if shell.core.awaits_measurement(g) { Due::Now } else { Due::WhenCheap };
-            shell.processes.iter().map(|(g, process)| (*g, process.pid, waits(*g))).collect()
-        };
-        let measured = tokio::task::spawn_blocking(move || {
-            let round = sampler.sample(&processes);
-            (sampler, round)
-        });
-        let Ok((returned, round)) = measured.await else { return };
-        sampler = returned;
-        let Round { cpu_percent, host, mut workers, ended } = round;
-        let delay = ended.map_or(Duration::ZERO, |ended| ended.elapsed());
-        for (_, sample) in &mut workers {
-            sample.measured_ago += delay;
-        }
-        let event = Event::Sampled { cpu_percent, host, workers };
-        shell.borrow_mut().on(event);
-    }
-}
-
 impl Shell {
     fn new(
         core: Box<dyn Decide>,
@@ -282,6 +265,8 @@ impl Shell {
                 core,
                 myself: myself.clone(),
                 started: clock::now(),
+                clock: LoopClock::new(clock::now()),
+                oom: OomCounter::of_this_process(),
                 program,
                 epoch,
                 next_session: 1,
@@ -292,7 +277,6 @@ impl Shell {
                 spawns: VecDeque::new(),
                 clients: HashMap::new(),
                 next_ticket: 1,
-                started_unix_ms: clock::unix_ms(),
                 effects: Vec::new(),
                 unsent: VecDeque::new(),
                 watchers: broadcast::channel(WATCH_EVENTS_MAX).0,
@@ -315,7 +299,7 @@ impl Shell {
 
     /// Handles an event and everything that follows from it.
     fn handle(&mut self, event: Event) {
-        let now = self.started.elapsed();
+        let now = self.clock.time(clock::now());
         self.pending.push_back(event);
         if self.log.is_report_due(now) {
             self.log.report(now);
@@ -346,7 +330,8 @@ impl Shell {
     fn end_turn(&mut self) {
         while let Some(generation) = self.unsent.pop_front() {
             self.flush(generation);
-            self.handle_pending(self.started.elapsed());
+            let now = self.clock.time(clock::now());
+            self.handle_pending(now);
         }
     }
 
@@ -442,8 +427,12 @@ impl Shell {
                 Death::Exited(-1)
             }
         };
+        let killer = match death {
+            Death::Signalled(signal) if signal == Signal::SIGKILL as i32 => self.oom.killer(),
+            Death::Signalled(_) | Death::Exited(_) => Killer::Somebody,
+        };
         let processing = self.vault.processing(generation);
-        self.on(Event::Died { generation, death, processing });
+        self.on(Event::Died { generation, death, killer, processing });
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -460,6 +449,17 @@ impl Shell {
                 {
                     tracing::warn!(%error, %generation, "kill");
                 }
+            }
+            Effect::Examine { generation } => {
+                let pid = self.processes.get(&generation).map(|process| process.pid);
+                let look = |pid| threads::look(pid, threads::first_and_named(pid, "control"));
+                let threads = pid.map(look).unwrap_or_default();
+                self.pending.push_back(Event::Examined { generation, threads });
+            }
+            Effect::NameStuckThreads { generation } => {
+                let pid = self.processes.get(&generation).map(|process| process.pid);
+                let threads = pid.map_or_else(String::new, crate::io::threads::stuck);
+                self.pending.push_back(Event::StuckThreadsNamed { generation, threads });
             }
             Effect::Close { session } => self.vault.close(session),
             Effect::DropPush { session, push } => self.vault.drop_push(session, push),
@@ -598,6 +598,7 @@ fn session_of(body: &ToWorker) -> Option<SessionId> {
         | ToWorker::Purge
         | ToWorker::Chaos(_)
         | ToWorker::Connect { .. }
+        | ToWorker::Beat { .. }
         | ToWorker::Evidence { .. } => None,
     }
 }

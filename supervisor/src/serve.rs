@@ -66,6 +66,7 @@ fn settings(config: &Config, path: Option<&Path>) -> Settings {
         restart_intensity: workers.restart_intensity,
         restart_window: workers.restart_window,
         shutdown_deadline: workers.shutdown_deadline,
+        hang_deadline: workers.hang_deadline,
         memory: memory.clone(),
         chaos: *chaos,
     }

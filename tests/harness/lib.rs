@@ -7,6 +7,7 @@
 pub mod anchorless;
 pub mod chance;
 pub mod child;
+pub mod dying;
 pub mod filler;
 pub mod fixture;
 pub mod flv;
@@ -38,4 +39,5 @@ pub mod seams;
 pub mod server;
 pub mod skew;
 pub mod sound;
+pub mod stuck_disk;
 pub mod wait;

@@ -1,5 +1,6 @@
 //! `./dev soak NAME`: the long versions of what `./dev test` asserts.
 
+mod deaths;
 mod handoff_faults;
 mod harness;
 mod leak;
@@ -32,6 +33,11 @@ const SOAKS: &[Named] = &[
         name: "main-path",
         about: "1080p30 through the default ladder, every frame accounted for [--seconds N]",
         run: main_path::run,
+    },
+    Named {
+        name: "kills-by-hand",
+        about: "healthy workers killed by hand: nobody is blamed, nothing is lost [--kills N] [--streams N]",
+        run: deaths::run_by_hand,
     },
     Named {
         name: "moves",

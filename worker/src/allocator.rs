@@ -4,12 +4,54 @@
 //! keeps after a purge is what the process really holds; `muzzy_decay_ms:0` keeps lazily freed
 //! pages out of the figures, and `thp:never` keeps huge pages from holding what nobody uses.
 
+use std::alloc::{GlobalAlloc, Layout};
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
+use tasuki_shared::exit::Exit;
 use tikv_jemallocator::Jemalloc;
 
 #[global_allocator]
-static GLOBAL: Jemalloc = Jemalloc;
+static GLOBAL: OrLeave = OrLeave(Jemalloc);
+
+/// An allocation that fails ends the process by its own exit code: the sessions go on in another,
+/// which an abort would call a fault of theirs.
+struct OrLeave(Jemalloc);
+
+// SAFETY: passes everything on to an allocator; what that does not give is never returned.
+unsafe impl GlobalAlloc for OrLeave {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as the caller promises.
+        given(unsafe { self.0.alloc(layout) })
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as the caller promises.
+        given(unsafe { self.0.alloc_zeroed(layout) })
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        // SAFETY: as the caller promises.
+        given(unsafe { self.0.realloc(memory, layout, bytes) })
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promises.
+        unsafe { self.0.dealloc(memory, layout) }
+    }
+}
+
+fn given(memory: *mut u8) -> *mut u8 {
+    if memory.is_null() { out_of_memory() } else { memory }
+}
+
+/// Ends this process because it gets no more memory. Nothing here allocates.
+pub fn out_of_memory() -> ! {
+    const SAID: &[u8] = b"tasuki-worker: out of memory; its sessions go on in another\n";
+    // SAFETY: writes a constant; a standard error that is gone is no loss.
+    unsafe { libc::write(libc::STDERR_FILENO, SAID.as_ptr().cast(), SAID.len()) };
+    // SAFETY: ends the process at once; what others need of it lies in shared memory.
+    unsafe { libc::_exit(i32::from(Exit::OutOfMemory.code())) }
+}
 
 /// Read by jemalloc before `main`. Profiling is active from the start, for what was
 /// allocated while it was off never appears in a profile.

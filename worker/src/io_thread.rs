@@ -3,22 +3,23 @@
 //! One turn: wait → control messages → sockets → pipelines that rang → ticks when due. Each
 //! session does a bounded amount of work a turn, so no stream starves another.
 
+mod watch;
+
 use crate::bell::{Bell, CONTROL};
 use crate::chaos::Chaos;
 use crate::control::{Control, Told};
 use crate::evidence::Evidence;
 use crate::leftovers::Leftovers;
-use crate::output::push::Writability;
 use crate::purge::Purger;
 use crate::session::adopt::{self, AdoptError};
 use crate::session::preparation::Preparation;
 use crate::session::release::Released;
 use crate::session::stream::Wake;
-use crate::session::{Outbox, Readability, Session};
+use crate::session::{Outbox, Session};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tasuki_shared::clock;
@@ -28,7 +29,10 @@ use tasuki_shared::id::{Generation, PushId, SessionId};
 use tasuki_shared::limits::{
     HEARTBEAT_INTERVAL, HEARTBEATS_PER_STATUS, PUSHES_MAX, RECORD_FINISH_DEADLINE,
 };
-use tasuki_shared::message::{EndReason, FromWorker, Heartbeat, KeepReason, Lease, ToWorker};
+use tasuki_shared::message::{
+    EndReason, FromWorker, Heartbeat, KeepReason, Lease, Stalled, ToWorker,
+};
+use watch::{unwatch, watch};
 
 const TICK: Duration = Duration::from_millis(100);
 /// Events taken from one epoll_wait(2).
@@ -91,6 +95,9 @@ pub struct IoThread {
     next_tick: Instant,
     next_heartbeat: Instant,
     beats: u64,
+    /// How often the supervisor wants a sign of life, and when the next is due.
+    beat_interval: Duration,
+    next_beat: Instant,
     outbox: Outbox,
     leftovers: Leftovers,
     purger: Purger,
@@ -118,6 +125,8 @@ impl IoThread {
             next_tick: now + TICK,
             next_heartbeat: now,
             beats: 0,
+            beat_interval: HEARTBEAT_INTERVAL,
+            next_beat: now,
             outbox: Outbox::new(),
             leftovers: Leftovers::default(),
             purger,
@@ -274,6 +283,10 @@ impl IoThread {
                 });
             }
             ToWorker::Evidence { ticket, kind } => self.evidence.look(ticket, kind, &self.bell),
+            ToWorker::Beat { every_ms } => {
+                self.beat_interval = Duration::from_millis(u64::from(every_ms));
+                self.next_beat = now;
+            }
             ToWorker::Drain => self.stage = Stage::Draining,
             ToWorker::Purge => self.purger.ask(),
             ToWorker::Chaos(plan) => match Chaos::start(plan) {
@@ -448,6 +461,12 @@ impl IoThread {
         for serial in followed {
             self.look_at_preparation(serial);
         }
+        let stalled: Vec<Stalled> =
+            self.entries.values_mut().filter_map(|entry| entry.session.stalled(now)).collect();
+        if now >= self.next_beat {
+            self.next_beat = now + self.beat_interval;
+            self.outbox.push((FromWorker::Progress { stalled }, Vec::new()));
+        }
         if now >= self.next_heartbeat {
             self.next_heartbeat = now + HEARTBEAT_INTERVAL;
             self.report(now);
@@ -506,69 +525,6 @@ fn forget_brief_adoptions(outbox: &mut Outbox) {
     outbox.retain(
         |(message, _)| !matches!(message, FromWorker::Adopted { session, .. } if told_of(session)),
     );
-}
-
-/// Brings epoll in line with what the session waits for.
-fn watch(epoll: &Epoll, serial: u64, entry: &mut Entry) -> nix::Result<()> {
-    let Entry { session, watched, pushes } = entry;
-    let (reads, writes) = session.interest();
-    let mut flags = EpollFlags::empty();
-    flags.set(EpollFlags::EPOLLIN, reads == Readability::Wanted);
-    flags.set(EpollFlags::EPOLLOUT, writes == Writability::Wanted);
-    let wanted = (!flags.is_empty()).then_some(flags);
-    if *watched != wanted {
-        register(epoll, session.socket(), serial << SERIAL_SHIFT, *watched, wanted)?;
-        *watched = wanted;
-    }
-    // The supervisor's dups keep the open files alive: closing alone would leave them in epoll.
-    for closed in session.take_closed() {
-        let _never_watched = epoll.delete(&closed);
-    }
-    for (id, socket) in session.push_sockets() {
-        let place = usize::from(id.0);
-        let Some((socket, writes)) = socket else {
-            pushes[place] = None;
-            continue;
-        };
-        let mut flags = EpollFlags::EPOLLIN;
-        flags.set(EpollFlags::EPOLLOUT, writes == Writability::Wanted);
-        let fd = socket.as_raw_fd();
-        let before = pushes[place].filter(|(known, _)| *known == fd).map(|(_, flags)| flags);
-        if before != Some(flags) {
-            let token = (serial << SERIAL_SHIFT) + u64::from(id.0) + 1;
-            register(epoll, socket, token, before, Some(flags))?;
-        }
-        pushes[place] = Some((fd, flags));
-    }
-    Ok(())
-}
-
-fn register(
-    epoll: &Epoll,
-    socket: BorrowedFd<'_>,
-    token: u64,
-    before: Option<EpollFlags>,
-    wanted: Option<EpollFlags>,
-) -> nix::Result<()> {
-    match (before, wanted) {
-        (None, None) => Ok(()),
-        (None, Some(flags)) => match epoll.add(socket, EpollEvent::new(flags, token)) {
-            // A new socket may have got the number of one that closed, and still be known.
-            Err(nix::errno::Errno::EEXIST) => {
-                epoll.modify(socket, &mut EpollEvent::new(flags, token))
-            }
-            outcome => outcome,
-        },
-        (Some(_), Some(flags)) => epoll.modify(socket, &mut EpollEvent::new(flags, token)),
-        (Some(_), None) => epoll.delete(socket),
-    }
-}
-
-/// The supervisor's dup keeps the open file alive, so closing ours would leave it in epoll.
-fn unwatch(epoll: &Epoll, entry: &Entry) {
-    if entry.watched.is_some() {
-        let _gone_already = epoll.delete(entry.session.socket().as_fd());
-    }
 }
 
 #[cfg(test)]

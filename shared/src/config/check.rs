@@ -9,7 +9,8 @@ use super::units::{AutoOr, Percent, Time};
 use super::{Authorisation, Config, Keys, Log, Rtmp, StatusSocket, WorkerCount, Workers};
 use crate::id::{PublicName, StreamKey};
 use crate::limits::{
-    APPS_MAX, KEYS_MAX, LABEL_BYTES_MAX, LISTENERS_MAX, SILENCE_DEADLINE, STREAM_KEY_BYTES_MAX,
+    APPS_MAX, HANG_DEADLINE, HANG_DEADLINE_MAX, HANG_DEADLINE_MIN, KEYS_MAX, LABEL_BYTES_MAX,
+    LISTENERS_MAX, SILENCE_DEADLINE, STREAM_KEY_BYTES_MAX,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Display;
@@ -158,6 +159,7 @@ fn check_workers(raw: RawWorkers) -> Result<Workers, Fault> {
         restart_intensity,
         restart_window,
         shutdown_deadline,
+        hang_deadline,
     } = raw;
     let first = restart_backoff_first.as_ref();
     let max = restart_backoff_max.as_ref();
@@ -189,6 +191,12 @@ fn check_workers(raw: RawWorkers) -> Result<Workers, Fault> {
             secs(30),
             "shutdown_deadline",
             secs(0)..=secs(7 * 86_400),
+        )?,
+        hang_deadline: time(
+            hang_deadline.as_ref(),
+            HANG_DEADLINE,
+            "hang_deadline",
+            HANG_DEADLINE_MIN..=HANG_DEADLINE_MAX,
         )?,
     })
 }

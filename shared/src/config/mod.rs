@@ -112,6 +112,8 @@ pub struct Workers {
     pub restart_intensity: u32,
     pub restart_window: Duration,
     pub shutdown_deadline: Duration,
+    /// A process that does not move for this long although it could is killed.
+    pub hang_deadline: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -51,6 +51,7 @@ pub(super) struct RawWorkers {
     pub restart_intensity: Option<Spanned<u64>>,
     pub restart_window: Option<Spanned<Time>>,
     pub shutdown_deadline: Option<Spanned<Time>>,
+    pub hang_deadline: Option<Spanned<Time>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

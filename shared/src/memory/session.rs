@@ -23,6 +23,7 @@ use crate::limits::{COMMIT_SLOT_BYTES, INPUT_RING_BYTES, REPLY_RING_BYTES, SCRAT
 use crate::message::Owner;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 const WHAT: &str = "session memory";
@@ -35,6 +36,8 @@ const VERSION_AT: usize = 8;
 const OWNER_AT: usize = 64;
 const FLIP_AT: usize = 128;
 const ACTIVITY_AT: usize = 192;
+const PACKET_AT: usize = 256;
+const COMMITTED_AT: usize = 264;
 
 const COMMIT_AT: usize = PAGE_BYTES;
 const SCRATCH_AT: usize = COMMIT_AT + 2 * COMMIT_SLOT_BYTES;
@@ -49,6 +52,15 @@ const TOTAL_BYTES: usize = REPLY_AT + REPLY_RING_BYTES;
 pub enum Activity {
     Idle = 0,
     Processing = 1,
+}
+
+/// Where the owner's work on a session stood; compared after two deaths to find whom to blame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkPlace {
+    /// The packet that its codecs were given last: its source-log index and one; 0 is none.
+    pub packet: u64,
+    /// The last frame that was committed, counted in the same way.
+    pub committed: u64,
 }
 
 /// Makes a session memfd, empty as yet. For the supervisor.
@@ -85,9 +97,21 @@ pub fn read_activity(fd: &impl AsFd) -> io::Result<Activity> {
     Ok(if processing { Activity::Processing } else { Activity::Idle })
 }
 
+/// Where the last owner of a session memfd was with it. As [`read_activity`].
+pub fn read_work_place(fd: &impl AsFd) -> io::Result<WorkPlace> {
+    let word = |at: usize| {
+        let mut word = [0; 8];
+        let at = i64::try_from(at).expect("inside the first page");
+        // What is missing stays zero.
+        nix::sys::uio::pread(fd, &mut word, at)?;
+        io::Result::Ok(u64::from_le_bytes(word))
+    };
+    Ok(WorkPlace { packet: word(PACKET_AT)?, committed: word(COMMITTED_AT)? })
+}
+
 /// The session memory as its owner, or somebody who looks for one, has it mapped.
 pub struct SessionMemory {
-    plain: Mapping,
+    plain: Arc<Mapping>,
     pub input: RingMapping,
     pub reply: RingMapping,
 }
@@ -132,7 +156,7 @@ impl SessionMemory {
         Ok(Self {
             input: ring(INPUT_AT, INPUT_RING_BYTES)?,
             reply: ring(REPLY_AT, REPLY_RING_BYTES)?,
-            plain,
+            plain: Arc::new(plain),
         })
     }
 
@@ -165,6 +189,17 @@ impl SessionMemory {
         }
     }
 
+    /// Says which frame was committed last, by its source-log index.
+    pub fn set_committed(&self, frame: u64) {
+        self.plain.atomic_u64(COMMITTED_AT).store(frame.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// For the thread that gives packets to codecs.
+    #[must_use]
+    pub fn work_mark(&self) -> WorkMark {
+        WorkMark(Arc::clone(&self.plain))
+    }
+
     /// Copies command bytes into the scratch.
     pub fn scratch_write(&self, offset: usize, from: &[u8]) {
         assert!(offset + from.len() <= SCRATCH_BYTES, "inside the scratch");
@@ -179,6 +214,17 @@ impl SessionMemory {
 
     fn flip_word(&self) -> &AtomicU64 {
         self.plain.atomic_u64(FLIP_AT)
+    }
+}
+
+/// Says which packet is worked on, for the blame after a death.
+#[derive(Clone)]
+pub struct WorkMark(Arc<Mapping>);
+
+impl WorkMark {
+    /// The packet with this source-log index goes to the codecs now.
+    pub fn set(&self, packet: u64) {
+        self.0.atomic_u64(PACKET_AT).store(packet.saturating_add(1), Ordering::Relaxed);
     }
 }
 
@@ -316,6 +362,12 @@ mod tests {
         assert_eq!(read_activity(&fd).unwrap(), Activity::Processing);
         memory.set_activity(Activity::Idle);
         assert_eq!(read_activity(&fd).unwrap(), Activity::Idle);
+        assert_eq!(read_work_place(&fd).unwrap(), WorkPlace::default());
+        memory.work_mark().set(0);
+        memory.set_committed(7);
+        assert_eq!(read_work_place(&fd).unwrap(), WorkPlace { packet: 1, committed: 8 });
+        let untouched = create().unwrap();
+        assert_eq!(read_work_place(&untouched).unwrap(), WorkPlace::default());
     }
 
     #[test]

@@ -12,7 +12,9 @@ use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use tasuki_shared::id::{Generation, SessionId};
-use tasuki_shared::limits::{ARRIVAL_DEADLINE, ARRIVALS_MAX};
+use tasuki_shared::limits::{
+    ARRIVAL_DEADLINE, ARRIVALS_MAX, RECOVERY_ROOM_BYTES_MIN, RECOVERY_ROOM_DIVISOR,
+};
 use tasuki_shared::message::{Admission, RefuseReason, Role};
 
 /// What becomes of a connection now.
@@ -90,6 +92,16 @@ impl<R: Rules> Core<R> {
         self.cpu_percent > self.settings.cpu_limit_percent
     }
 
+    /// Is what memory is left needed for a recovery? A worker that dies leaves its sessions to
+    /// another, which grows by as much before the dead one's is missed.
+    pub(super) fn memory_full(&self) -> bool {
+        let workers = self.slots.iter().filter(|slot| slot.role == Role::Worker);
+        let largest = workers.filter_map(Slot::process).map(|p| p.sample.footprint_bytes).max();
+        let room = largest.unwrap_or(0).max(RECOVERY_ROOM_BYTES_MIN);
+        let room = room.min(self.host.total_bytes / RECOVERY_ROOM_DIVISOR);
+        self.host.total_bytes > 0 && self.host.available_bytes < room
+    }
+
     /// The serving worker with the fewest sessions among those with a free stream slot and, for a
     /// session before publish, room in the lobby.
     pub(super) fn least_loaded(&self, seat: Seat) -> Option<Generation> {
@@ -109,6 +121,7 @@ impl<R: Rules> Core<R> {
                 State::Serving(_)
                 | State::Starting(..)
                 | State::Standby(_)
+                | State::Isolated(_)
                 | State::Draining(_)
                 | State::Ending(..)
                 | State::Backoff { .. }
@@ -158,6 +171,7 @@ impl<R: Rules> Core<R> {
             State::Serving(_)
             | State::Starting(..)
             | State::Standby(_)
+            | State::Isolated(_)
             | State::Draining(_)
             | State::Ending(..)
             | State::Backoff { .. }
@@ -172,6 +186,8 @@ impl<R: Rules> Core<R> {
             Some(RefuseReason::HostCap)
         } else if self.cpu_full() {
             Some(RefuseReason::NoCpu)
+        } else if self.memory_full() {
+            Some(RefuseReason::NoMemory)
         } else {
             None
         }
@@ -189,6 +205,12 @@ impl<R: Rules> Core<R> {
         self.refuse(reason)
     }
 
+    /// A lobby that speaks a refusal to this session, or its end.
+    pub(super) fn refuse_session(&mut self, now: Duration, id: SessionId, reason: RefuseReason) {
+        let decision = self.refuse(reason);
+        self.perform(now, id, decision);
+    }
+
     fn refuse(&self, reason: RefuseReason) -> Decision {
         let lobby = |slot: &Slot| match &slot.state {
             State::Serving(process) | State::Standby(process) if slot.role == Role::Worker => {
@@ -198,6 +220,7 @@ impl<R: Rules> Core<R> {
             State::Serving(_)
             | State::Standby(_)
             | State::Starting(..)
+            | State::Isolated(_)
             | State::Draining(_)
             | State::Ending(..)
             | State::Backoff { .. }
@@ -316,5 +339,7 @@ pub const fn refusal_name(reason: RefuseReason) -> &'static str {
         RefuseReason::NoWorker => "no_worker",
         RefuseReason::NoResource => "no_resource",
         RefuseReason::PlayUnsupported => "play_unsupported",
+        RefuseReason::NoMemory => "no_memory",
+        RefuseReason::Poison => "poison",
     }
 }

@@ -177,6 +177,7 @@ impl<R: Rules> Core<R> {
             State::Serving(_)
             | State::Starting(..)
             | State::Standby(_)
+            | State::Isolated(_)
             | State::Draining(_)
             | State::Ending(..)
             | State::Backoff { .. }

@@ -145,7 +145,10 @@ impl<R: Rules> Core<R> {
                 Role::Dialer => continue,
             }
             let state = match std::mem::replace(&mut slot.state, State::Gone) {
-                State::Standby(process) | State::Serving(process) | State::Draining(process) => {
+                State::Standby(process)
+                | State::Serving(process)
+                | State::Isolated(process)
+                | State::Draining(process) => {
                     told.push(process.generation);
                     State::Draining(process)
                 }

@@ -1,14 +1,16 @@
 //! What the shell tells the core and what the core tells the shell to do.
 
 use super::memory::HostMemory;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::id::{Generation, PushId, SessionId, SlotId};
 use tasuki_shared::kernel::Death;
+use tasuki_shared::memory::session::WorkPlace;
 use tasuki_shared::message::{EndReason, FromWorker, Haste, Owner, Role, ToWorker};
 use tasuki_shared::status::Reply;
+use tasuki_shared::threads::Looks;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -46,8 +48,19 @@ pub enum Event {
     Died {
         generation: Generation,
         death: Death,
-        /// Its sessions whose memory says that it was at work on them.
-        processing: BTreeSet<SessionId>,
+        killer: Killer,
+        /// Its sessions whose memory says that it was at work on them, and where.
+        processing: BTreeMap<SessionId, WorkPlace>,
+    },
+    /// The answer to `Effect::Examine`.
+    Examined {
+        generation: Generation,
+        threads: Looks,
+    },
+    /// The answer to `Effect::NameStuckThreads`.
+    StuckThreadsNamed {
+        generation: Generation,
+        threads: String,
     },
     /// A frame about this session could not be sent for want of something on our side, with or
     /// without the fds it was to carry.
@@ -96,6 +109,15 @@ pub enum Event {
     Terminate,
 }
 
+/// Who sent a SIGKILL that we did not send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Killer {
+    /// Nothing speaks for the kernel.
+    Somebody,
+    /// The kernel, short of memory: it has counted one more.
+    OutOfMemory,
+}
+
 /// How a channel became useless.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Loss {
@@ -136,6 +158,16 @@ pub enum Effect {
     },
     /// SIGKILL. `Event::Died` follows.
     Kill {
+        generation: Generation,
+    },
+    /// Look at the threads that answer for a process. `Event::Examined` follows, before any event from
+    /// outside.
+    Examine {
+        generation: Generation,
+    },
+    /// Which threads of a killed process the kernel does not let go. `Event::StuckThreadsNamed`
+    /// follows.
+    NameStuckThreads {
         generation: Generation,
     },
     /// Shut the session's socket down and close everything held for it.

@@ -11,8 +11,10 @@
 //! without somebody who works on it.
 
 use super::admission::{Seat, refusal_name};
+use super::deaths::Fate;
 use super::event::{Announcement, Effect, Fds, loudness_of};
 use super::handoff::{Loss, Move, Outcome, Step};
+use super::poison::{Blame, Standing, Work};
 use super::publish::Publish;
 use super::restart::{Cause, KillReason};
 use super::settings::Rules;
@@ -21,7 +23,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tasuki_shared::id::{Generation, PushId, SessionId};
-use tasuki_shared::limits::{ADOPT_DEADLINE, BLAMED_DEATHS_MAX, END_GRACE, ORPHAN_DEADLINE};
+use tasuki_shared::limits::{ADOPT_DEADLINE, END_GRACE, ORPHAN_DEADLINE};
 use tasuki_shared::message::{Admission, EndReason, Lease, LiveLease, Owner, ToWorker};
 use tasuki_shared::status::SessionStatus;
 
@@ -38,8 +40,8 @@ pub struct Session {
     pub owner: Option<Owner>,
     /// Pushes whose connection the shell holds a dup of.
     pub connected: BTreeSet<PushId>,
-    /// Deaths of its workers that its content may have caused.
-    pub blamed: u32,
+    /// What it is suspected of.
+    pub blame: Blame,
     /// Whose preparation was called off last; it may have taken the session all the same.
     pub last_target: Option<Generation>,
     /// As its worker last told.
@@ -84,7 +86,7 @@ impl Session {
             seat: Seat::Lobby,
             owner: None,
             connected: BTreeSet::new(),
-            blamed: 0,
+            blame: Blame::default(),
             last_target: None,
             status: None,
             frames_lost: 0,
@@ -278,6 +280,7 @@ impl<R: Rules> Core<R> {
             let outcome = Outcome::CalledOff(format!("the session ended: {reason}"));
             self.tell_move(now, id, &moving, &outcome);
         }
+        self.settle_death(id, Fate::Ended(reason.to_string()));
         let Some(session) = self.sessions.get(&id) else { return };
         // Only a live stream has a name to give away; most ends are those of lobbies.
         let named = session.publish.live_name().is_some();
@@ -301,6 +304,7 @@ impl<R: Rules> Core<R> {
     }
 
     pub(super) fn close_quietly(&mut self, id: SessionId) {
+        self.settle_death(id, Fate::Ended("closed".to_owned()));
         if let Some(Place::Moving(moving)) = self.sessions.get(&id).map(|s| s.place.clone()) {
             self.forget_move(id, &moving);
         }
@@ -320,6 +324,7 @@ impl<R: Rules> Core<R> {
 
     /// The session is this worker's to answer for.
     pub(super) fn seat_at(&mut self, generation: Generation, id: SessionId) {
+        self.settle_death(id, Fate::WentTo(generation));
         let Some(seat) = self.sessions.get(&id).map(|session| session.seat) else { return };
         if let Some(process) = self.process_mut(generation)
             && process.sessions.insert(id)
@@ -363,7 +368,7 @@ impl<R: Rules> Core<R> {
         now: Duration,
         sessions: BTreeSet<SessionId>,
         cause: Cause,
-        processing: &BTreeSet<SessionId>,
+        work: Work<'_>,
     ) {
         let reason = match cause {
             Cause::Killed(KillReason::Shutdown) => EndReason::Shutdown,
@@ -371,16 +376,18 @@ impl<R: Rules> Core<R> {
             | Cause::UnknownExit(_)
             | Cause::Fault(_)
             | Cause::ForeignKill
+            | Cause::OomKill
             | Cause::Signal(_)
             | Cause::Killed(KillReason::Hung | KillReason::Channel | KillReason::Lingering)
             | Cause::SpawnFailed => EndReason::WorkerDied,
         };
+        let poison = self.accuse(&sessions, cause, &work);
+        self.quarantine(now, &sessions.difference(&poison).copied().collect());
         let mut doomed = Vec::new();
         for id in sessions {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
-            session.blamed += u32::from(cause.blames_sessions() && processing.contains(&id));
-            let doomed_by_blame = session.blamed >= BLAMED_DEATHS_MAX;
-            if let (Place::Moving(moving), false) = (&session.place, doomed_by_blame) {
+            let is_poison = poison.contains(&id);
+            if let (Place::Moving(moving), false) = (&session.place, is_poison) {
                 let moving = (**moving).clone();
                 if !moving.can_be_called_off() {
                     // The target may have it, or shall.
@@ -395,7 +402,7 @@ impl<R: Rules> Core<R> {
                 }
             }
             let Some(session) = self.sessions.get_mut(&id) else { continue };
-            if session.may_be_taken() && !doomed_by_blame && self.stage == Stage::Running {
+            if session.may_be_taken() && !is_poison && self.stage == Stage::Running {
                 session.publish.forget_undecided();
                 session.status = None;
                 self.effects.push(Effect::ReadOwner { session: id });
@@ -409,9 +416,8 @@ impl<R: Rules> Core<R> {
                 &mut session.place,
                 Place::Waiting { deadline: now + ORPHAN_DEADLINE },
             );
-            let goes_on = !doomed_by_blame
-                && session.admission == Admission::Admit
-                && self.stage == Stage::Running;
+            let goes_on =
+                !is_poison && session.admission == Admission::Admit && self.stage == Stage::Running;
             match place {
                 Place::Ending { reason, .. } => doomed.push((id, reason)),
                 Place::Leased { .. } | Place::Held { .. } | Place::Waiting { .. } if goes_on => {
@@ -427,7 +433,11 @@ impl<R: Rules> Core<R> {
             }
         }
         for (id, reason) in doomed {
-            self.close(now, id, reason);
+            if poison.contains(&id) {
+                self.drop_poison(now, id);
+            } else {
+                self.close(now, id, reason);
+            }
         }
     }
 
@@ -444,7 +454,12 @@ impl<R: Rules> Core<R> {
                     Seat::Lobby
                 }
             };
-            match self.least_loaded(seat) {
+            let standing = session.blame.standing;
+            let home = match standing {
+                Standing::Quarantined { .. } => self.quarantine_for(now, id),
+                Standing::Clear => self.least_loaded(seat),
+            };
+            match home {
                 Some(generation) => self.lease(now, id, generation, Admission::Admit),
                 None => homeless.push_back(id),
             }

@@ -8,6 +8,9 @@
 //! |---|---|
 //! | [`worker`] | life cycles of processes in slots |
 //! | [`restart`] | when a dead one is replaced |
+//! | [`hang`] | which one hangs, and what of one that outlives its kill |
+//! | [`deaths`] | what is told of those that died |
+//! | [`poison`] | which stream is to blame, quarantine |
 //! | [`admission`] | which worker gets a connection, or who refuses it |
 //! | [`lease`] | adoption, orphans, ends |
 //! | [`publish`] | verdicts, names, stream slots |
@@ -22,14 +25,17 @@
 //! | [`report`] | what the status socket says |
 
 pub mod admission;
+pub mod deaths;
 pub mod dial;
 pub mod drain;
 pub mod event;
 pub mod evidence;
 pub mod handoff;
+pub mod hang;
 pub mod lease;
 pub mod memory;
 pub mod owner_word;
+pub mod poison;
 pub mod publish;
 pub mod recycle;
 pub mod report;
@@ -91,6 +97,11 @@ pub struct Core<R> {
     next_generation: u32,
     next_ticket: u64,
     cpu_percent: f32,
+    /// As measured last.
+    host: memory::HostMemory,
+    deaths: VecDeque<deaths::Death>,
+    /// Streams of which it is not told yet where they went after a death.
+    bereaved: BTreeSet<SessionId>,
     /// By reason, since start.
     refusals: BTreeMap<&'static str, u64>,
     sessions_total: u64,
@@ -135,6 +146,9 @@ impl<R: Rules> Core<R> {
             next_generation: 1,
             next_ticket: 1,
             cpu_percent: 0.0,
+            host: memory::HostMemory::default(),
+            deaths: VecDeque::new(),
+            bereaved: BTreeSet::new(),
             refusals: BTreeMap::new(),
             sessions_total: 0,
             frames_lost: 0,
@@ -165,12 +179,16 @@ impl<R: Rules> Core<R> {
                 if let Some(at) = self.slot_of(generation) {
                     self.announce_worker(at, event::Loudness::Error, "spawn_failed", error);
                 }
-                self.died(now, generation, None, &BTreeSet::new());
+                self.died(now, generation, None, &BTreeMap::new());
             }
             Event::Frame { channel, claimed, body } => self.frame(now, channel, claimed, body),
             Event::ChannelLost { generation, loss } => self.channel_lost(now, generation, &loss),
-            Event::Died { generation, death, processing } => {
-                self.died(now, generation, Some(death), &processing);
+            Event::Died { generation, death, killer, processing } => {
+                self.died(now, generation, Some((death, killer)), &processing);
+            }
+            Event::Examined { generation, threads } => self.examined(now, generation, threads),
+            Event::StuckThreadsNamed { generation, threads } => {
+                self.stuck_threads_named(generation, threads);
             }
             Event::ResourceFailed { session, fds, what } => {
                 self.resource_failed(now, session, fds, what);
@@ -178,6 +196,7 @@ impl<R: Rules> Core<R> {
             Event::Sampled { cpu_percent, host, workers } => {
                 // A moment's peak, a build or a cron job, refuses nobody.
                 self.cpu_percent = f32::midpoint(self.cpu_percent, cpu_percent);
+                self.host = host;
                 for (generation, sample) in workers {
                     if let Some(process) = self.process_mut(generation) {
                         process.sample = sample;
@@ -207,6 +226,7 @@ impl<R: Rules> Core<R> {
     /// What may follow from any event.
     fn after(&mut self, now: Duration) {
         self.run_recycles(now);
+        self.end_quarantines(now);
         self.leave_when_empty(now);
         self.drop_temporary_slots();
     }
@@ -228,6 +248,7 @@ impl<R: Rules> Core<R> {
         self.check_sessions(now);
         self.check_dials(now);
         self.check_slots(now);
+        self.let_out_of_quarantine(now);
         self.staff(now);
     }
 
@@ -236,7 +257,7 @@ impl<R: Rules> Core<R> {
             self.ignore(channel, &body);
             return;
         };
-        process.heard = now;
+        process.hear(now);
         match body {
             FromWorker::Hello { version, pid: _ } => self.hello(now, channel, version),
             FromWorker::Ready => self.ready(now, channel),
@@ -262,6 +283,7 @@ impl<R: Rules> Core<R> {
             FromWorker::PushClosed { session, push } => self.push_closed(channel, session, push),
             FromWorker::Ended { session, reason } => self.ended(now, channel, session, reason),
             FromWorker::Heartbeat(heartbeat) => self.heartbeat(now, channel, *heartbeat),
+            FromWorker::Progress { stalled } => self.progress(now, channel, stalled),
             FromWorker::Purged => self.memory.purged(now, channel),
             FromWorker::Notice { session, notice } => self.notice(channel, session, &notice),
             FromWorker::Connected { ticket, outcome } => {

@@ -218,6 +218,13 @@ impl<R: Rules> Core<R> {
         self.forget_arrival(moving.to, id);
         self.unseat_from(moving.from, id);
         self.unseat_from(moving.to, id);
+        // Neither has it: a publish that waited for the outcome is asked for again by whoever gets it.
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.publish.forget_undecided();
+            if let Place::Moving(moving) = &mut session.place {
+                moving.asked = None;
+            }
+        }
         let prepared = moving.step != Step::TakingOver && self.lives(moving.to);
         if prepared {
             self.send(moving.to, ToWorker::Unprepare { session: id }, Fds::None);

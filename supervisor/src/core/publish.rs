@@ -169,6 +169,7 @@ impl<R: Rules> Core<R> {
         let plan = match self.rules.authorize(&request) {
             Ok(_) if self.stage != Stage::Running => Err(RefuseReason::Draining),
             Ok(_) if self.cpu_full() => Err(RefuseReason::NoCpu),
+            Ok(_) if self.memory_full() => Err(RefuseReason::NoMemory),
             Ok(plan) => Ok(Box::new(plan)),
             Err(reason) => Err(reason),
         };

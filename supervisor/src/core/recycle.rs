@@ -248,10 +248,15 @@ impl<R: Rules> Core<R> {
             self.retire_temporary(now);
             self.finish_recycle(now, at, Some("no fresh worker in time".to_owned()));
         } else if !self.slots.iter().any(is_coming) {
-            let id = self.slots.iter().map(|slot| slot.id.0).max().unwrap_or(0).saturating_add(1);
-            self.slots.push(Slot::vacant(SlotId(id), Role::Worker, Tenure::Temporary));
-            self.spawn(now, self.slots.len() - 1);
+            self.add_slot(now, Tenure::Temporary);
         }
+    }
+
+    /// A worker in a slot that is there for a while.
+    pub(super) fn add_slot(&mut self, now: Duration, tenure: Tenure) {
+        let id = self.slots.iter().map(|slot| slot.id.0).max().unwrap_or(0).saturating_add(1);
+        self.slots.push(Slot::vacant(SlotId(id), Role::Worker, tenure));
+        self.spawn(now, self.slots.len() - 1);
     }
 
     fn move_on(&mut self, now: Duration, at: usize, old: usize, progress: Duration) {
@@ -489,7 +494,7 @@ impl<R: Rules> Core<R> {
 
     /// A slot whose process is gone is filled by the fresh one of a temporary slot, if there is one.
     pub(super) fn hand_slot_on(&mut self, at: usize) {
-        if self.slots[at].tenure == Tenure::Temporary || self.slots[at].role != Role::Worker {
+        if self.slots[at].tenure != Tenure::Fixed || self.slots[at].role != Role::Worker {
             return;
         }
         let temporary = |slot: &Slot| {
@@ -506,15 +511,20 @@ impl<R: Rules> Core<R> {
     fn retire_temporary(&mut self, now: Duration) {
         for at in 0..self.slots.len() {
             let slot = &mut self.slots[at];
-            if slot.tenure == Tenure::Fixed {
-                continue;
+            match slot.tenure {
+                Tenure::Fixed | Tenure::Quarantine(_) => continue,
+                Tenure::Temporary => {}
             }
             match &slot.state {
                 State::Starting(..) | State::Standby(_) => {
                     self.kill(now, at, KillReason::Lingering);
                 }
                 State::Backoff { .. } => slot.state = State::Gone,
-                State::Serving(_) | State::Draining(_) | State::Ending(..) | State::Gone => {}
+                State::Serving(_)
+                | State::Isolated(_)
+                | State::Draining(_)
+                | State::Ending(..)
+                | State::Gone => {}
             }
         }
     }
@@ -549,6 +559,7 @@ impl<R: Rules> Core<R> {
 /// Will a worker come to stand by here without anybody's help?
 fn is_coming(slot: &Slot) -> bool {
     slot.role == Role::Worker
+        && !matches!(slot.tenure, Tenure::Quarantine(_))
         && matches!(
             slot.state,
             State::Starting(..)

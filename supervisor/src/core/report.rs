@@ -4,7 +4,7 @@ use super::event::{Announcement, Loudness};
 use super::lease::{Place, Session};
 use super::publish::Publish;
 use super::settings::Rules;
-use super::worker::Slot;
+use super::worker::{Reaping, Slot, State};
 use super::{Core, Stage};
 use std::time::Duration;
 use tasuki_shared::id::{Generation, SessionId};
@@ -89,6 +89,7 @@ impl<R: Rules> Core<R> {
                 .iter()
                 .map(|(id, s)| self.session_status(now, *id, s))
                 .collect(),
+            deaths: self.death_statuses(),
             refusals: self.refusals.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
             recycles: self.recycle_statuses(now),
             sessions_total: self.sessions_total,
@@ -98,7 +99,7 @@ impl<R: Rules> Core<R> {
     }
 
     fn streams_free(&self) -> u32 {
-        if self.stage != Stage::Running || self.cpu_full() {
+        if self.stage != Stage::Running || self.cpu_full() || self.memory_full() {
             return 0;
         }
         self.slots
@@ -119,7 +120,17 @@ impl<R: Rules> Core<R> {
         WorkerStatus {
             slot: slot.id.to_string(),
             role: slot.role.name().to_owned(),
-            state: slot.state_name().to_owned(),
+            state: match &slot.state {
+                State::Ending(.., Reaping::Stuck { threads, .. }) => format!("stuck: {threads}"),
+                State::Starting(..)
+                | State::Standby(_)
+                | State::Serving(_)
+                | State::Isolated(_)
+                | State::Draining(_)
+                | State::Ending(..)
+                | State::Backoff { .. }
+                | State::Gone => slot.state_name().to_owned(),
+            },
             generation: process.map_or(0, |process| process.generation.0),
             pid: process.and_then(|process| process.pid).unwrap_or(0),
             age_ms: process.map_or(0, |process| millis(now.saturating_sub(process.since))),
@@ -164,6 +175,12 @@ impl<R: Rules> Core<R> {
         .to_owned();
         status.app = app;
         status.name = name;
+        status.suspicion = session.blame.words();
+        let stalled = session.generation().and_then(|generation| {
+            let process = self.slots[self.slot_of(generation)?].process()?;
+            process.stalled.iter().find(|stalled| stalled.session == id)
+        });
+        status.stalled_ms = stalled.map_or(0, |stalled| u64::from(stalled.for_ms));
         status
     }
 }

@@ -3,6 +3,7 @@
 //! Deaths that blame nobody (asked to go, a foreign SIGKILL) are answered at once. The others back
 //! off exponentially with jitter, and too many in a window give the slot up for that window.
 
+use super::event::Killer;
 use super::settings::Settings;
 use super::worker::{Patience, State};
 use std::collections::VecDeque;
@@ -20,8 +21,10 @@ pub enum Cause {
     UnknownExit(i32),
     /// SIGSEGV and its like: our code or a codec's.
     Fault(i32),
-    /// A SIGKILL that we did not send: an operator, or the kernel short of memory.
+    /// A SIGKILL that neither we nor, as far as it tells, the kernel sent.
     ForeignKill,
+    /// The kernel, short of memory.
+    OomKill,
     Signal(i32),
     /// We killed it.
     Killed(KillReason),
@@ -41,13 +44,26 @@ pub enum KillReason {
     Lingering,
 }
 
+/// What a death may come to for the sessions that its process was at work on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// Nobody is to blame.
+    None,
+    /// Quarantine at most: memory is short for many reasons.
+    Isolates,
+    Drops,
+}
+
 impl Cause {
-    pub fn of(death: Death, killed: Option<KillReason>) -> Self {
+    pub fn of(death: Death, killed: Option<KillReason>, killer: Killer) -> Self {
         const FAULTS: [i32; 7] = [4, 5, 6, 7, 8, 11, 31];
         const SIGKILL: i32 = 9;
         match (death, killed) {
             (Death::Signalled(SIGKILL), Some(reason)) => Self::Killed(reason),
-            (Death::Signalled(SIGKILL), None) => Self::ForeignKill,
+            (Death::Signalled(SIGKILL), None) => match killer {
+                Killer::Somebody => Self::ForeignKill,
+                Killer::OutOfMemory => Self::OomKill,
+            },
             (Death::Signalled(signal), _) if FAULTS.contains(&signal) => Self::Fault(signal),
             (Death::Signalled(signal), _) => Self::Signal(signal),
             (Death::Exited(code), _) => {
@@ -63,6 +79,7 @@ impl Cause {
             Self::Exit(_)
             | Self::UnknownExit(_)
             | Self::Fault(_)
+            | Self::OomKill
             | Self::Signal(_)
             | Self::Killed(KillReason::Hung | KillReason::Channel)
             | Self::SpawnFailed => true,
@@ -70,15 +87,18 @@ impl Cause {
     }
 
     /// May a session's content be to blame for it?
-    pub const fn blames_sessions(self) -> bool {
+    pub const fn weight(self) -> Weight {
         match self {
-            Self::Fault(_) | Self::Exit(Exit::Panic) | Self::Killed(KillReason::Hung) => true,
+            Self::Fault(_) | Self::Exit(Exit::Panic) | Self::Killed(KillReason::Hung) => {
+                Weight::Drops
+            }
+            Self::OomKill | Self::Exit(Exit::OutOfMemory) => Weight::Isolates,
             Self::Exit(_)
             | Self::UnknownExit(_)
             | Self::ForeignKill
             | Self::Signal(_)
             | Self::Killed(KillReason::Channel | KillReason::Shutdown | KillReason::Lingering)
-            | Self::SpawnFailed => false,
+            | Self::SpawnFailed => Weight::None,
         }
     }
 }
@@ -90,6 +110,7 @@ impl fmt::Display for Cause {
             Self::UnknownExit(code) => write!(f, "exit code {code}"),
             Self::Fault(signal) => write!(f, "fault signal {signal}"),
             Self::ForeignKill => f.write_str("killed by somebody else (SIGKILL)"),
+            Self::OomKill => f.write_str("killed by the kernel: out of memory"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
             Self::Killed(KillReason::Hung) => f.write_str("killed by us: it hung"),
             Self::Killed(KillReason::Channel) => {
@@ -226,11 +247,15 @@ mod tests {
     #[test]
     fn a_death_is_named_by_what_ended_the_process_and_who_did() {
         let hung = Some(KillReason::Hung);
-        assert_eq!(Cause::of(Death::Signalled(9), hung), Cause::Killed(KillReason::Hung));
-        assert_eq!(Cause::of(Death::Signalled(9), None), Cause::ForeignKill);
-        assert_eq!(Cause::of(Death::Signalled(11), hung), Cause::Fault(11));
-        assert_eq!(Cause::of(Death::Signalled(15), None), Cause::Signal(15));
-        assert_eq!(Cause::of(Death::Exited(104), None), Cause::Exit(Exit::Panic));
-        assert_eq!(Cause::of(Death::Exited(3), None), Cause::UnknownExit(3));
+        let of = |death, killed| Cause::of(death, killed, Killer::Somebody);
+        assert_eq!(of(Death::Signalled(9), hung), Cause::Killed(KillReason::Hung));
+        assert_eq!(of(Death::Signalled(9), None), Cause::ForeignKill);
+        assert_eq!(of(Death::Signalled(11), hung), Cause::Fault(11));
+        assert_eq!(of(Death::Signalled(15), None), Cause::Signal(15));
+        assert_eq!(of(Death::Exited(104), None), Cause::Exit(Exit::Panic));
+        assert_eq!(of(Death::Exited(3), None), Cause::UnknownExit(3));
+        let by_kernel = |death, killed| Cause::of(death, killed, Killer::OutOfMemory);
+        assert_eq!(by_kernel(Death::Signalled(9), None), Cause::OomKill);
+        assert_eq!(by_kernel(Death::Signalled(9), hung), Cause::Killed(KillReason::Hung));
     }
 }

@@ -9,7 +9,7 @@ use super::handoff::{Order, Outcome};
 use super::lease::Place;
 use super::recycle::{Evidence, Phase, Recycle, Told};
 use super::settings::{Rules, Settings};
-use super::worker::State;
+use super::worker::{State, Tenure};
 use super::{Core, Stage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -106,6 +106,8 @@ pub enum Busy {
     Leaving,
     #[error("there is no such worker")]
     NoSuchWorker,
+    #[error("it has one suspected stream alone, and leaves with that")]
+    Quarantine,
     #[error("too many recycles are waiting")]
     QueueFull,
 }
@@ -142,6 +144,9 @@ impl<R: Rules> Core<R> {
         }
         let slot = self.slot_of(generation).map(|at| &self.slots[at]);
         let slot = slot.filter(|slot| slot.role == Role::Worker).ok_or(Busy::NoSuchWorker)?;
+        if matches!(slot.tenure, Tenure::Quarantine(_)) {
+            return Err(Busy::Quarantine);
+        }
         let footprint = slot.process().map_or(0, |process| process.sample.footprint_bytes);
         let slot = slot.id;
         if self.recycles.iter().filter(|r| !r.is_over()).count() >= RECYCLES_WAITING_MAX {
@@ -292,8 +297,11 @@ impl<R: Rules> Core<R> {
             .filter(|slot| slot.role == Role::Worker)
             .filter_map(|slot| match &slot.state {
                 State::Standby(process) => Some((0, process.generation)),
+                State::Starting(..) if matches!(slot.tenure, Tenure::Quarantine(_)) => None,
                 State::Starting(process, _) => Some((1, process.generation)),
                 State::Serving(process) | State::Draining(process) => Some((2, process.generation)),
+                // It leaves with its one stream.
+                State::Isolated(_) => None,
                 State::Ending(..) | State::Backoff { .. } | State::Gone => None,
             })
             .collect();

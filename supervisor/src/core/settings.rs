@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tasuki_shared::config::Memory;
-use tasuki_shared::limits::LOBBY_SESSIONS_MAX;
+use tasuki_shared::limits::{HANG_DEADLINE, LOBBY_SESSIONS_MAX};
 use tasuki_shared::message::{ChaosPlan, PublishRequest, RefuseReason};
 use tasuki_shared::plan::Plan;
 
@@ -65,6 +65,8 @@ pub struct Settings {
     pub restart_intensity: u32,
     pub restart_window: Duration,
     pub shutdown_deadline: Duration,
+    /// A process that does not move for this long although it could is killed.
+    pub hang_deadline: Duration,
     pub memory: Memory,
     /// Workers are told to leak.
     pub chaos: Option<ChaosPlan>,
@@ -94,6 +96,7 @@ impl Settings {
             restart_intensity,
             restart_window,
             shutdown_deadline,
+            hang_deadline,
             // The policy has its trends under the rules it began with.
             memory: _,
             chaos: _,
@@ -110,6 +113,7 @@ impl Settings {
         self.restart_intensity = restart_intensity;
         self.restart_window = restart_window;
         self.shutdown_deadline = shutdown_deadline;
+        self.hang_deadline = hang_deadline;
     }
 
     /// The settings that differ from `new` and need a restart, by name.
@@ -151,6 +155,7 @@ impl Default for Settings {
             restart_intensity: 5,
             restart_window: Duration::from_secs(30),
             shutdown_deadline: Duration::from_secs(30),
+            hang_deadline: HANG_DEADLINE,
             memory: Memory::default(),
             chaos: None,
         }

@@ -2,7 +2,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one variant")]
 
-use super::event::{Loss, Sample};
+use super::event::{Killer, Loss, Sample};
 use super::memory::HostMemory;
 use super::settings::SameName;
 use super::*;
@@ -10,17 +10,20 @@ use std::net::SocketAddr;
 use tasuki_shared::id::{PushId, StreamKey};
 use tasuki_shared::kernel::Death;
 use tasuki_shared::limits::{
-    ADOPT_DEADLINE, ARRIVAL_DEADLINE, CHANNEL_CLOSED_GRACE, END_GRACE, HEARTBEAT_DEADLINE,
-    NAME_DEADLINE, REAP_DEADLINE,
+    ADOPT_DEADLINE, ARRIVAL_DEADLINE, CHANNEL_CLOSED_GRACE, END_GRACE, HANG_DEADLINE,
+    NAME_DEADLINE, REAP_DEADLINE, UNKILLABLE_DEADLINE,
 };
 use tasuki_shared::message::{
     Admission, DialError, EndReason, Lease, PROTOCOL_VERSION, PublishRequest, RefuseReason, Verdict,
 };
 use tasuki_shared::plan::{AudioPlan, LogSize, Plan, PushPlan, RungKind, RungPlan, StreamLimits};
+use tasuki_shared::threads::Looks;
 
 mod anchor;
 mod bounds;
+mod hang;
 mod leaving;
+mod poison;
 mod rotating;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -75,12 +78,15 @@ struct Bench {
     now: Duration,
     spawned: Vec<(Role, Generation)>,
     counter: u64,
+    /// What a look at any process's threads finds.
+    threads: Looks,
 }
 
 impl Bench {
     fn new(settings: Settings) -> Self {
         let core = Core::new(settings, KeyIsName, 7);
-        let mut bench = Self { core, now: SECOND, spawned: vec![], counter: 0 };
+        let mut bench =
+            Self { core, now: SECOND, spawned: vec![], counter: 0, threads: Looks::new() };
         bench.on(Event::Started);
         bench
     }
@@ -95,12 +101,27 @@ impl Bench {
     }
 
     fn on(&mut self, event: Event) -> Vec<Effect> {
-        let effects = self.core.handle(self.now, event);
+        let mut effects = self.core.handle(self.now, event);
+        let mut examined = Vec::new();
         for effect in &effects {
             if let Effect::Spawn { role, generation, .. } = effect {
                 self.spawned.push((*role, *generation));
             }
+            if let Effect::Examine { generation } = effect {
+                examined.push(*generation);
+            }
         }
+        for generation in examined {
+            let threads = self.threads.clone();
+            effects.extend(self.on(Event::Examined { generation, threads }));
+        }
+        effects
+    }
+
+    /// A process says nothing for as long as it may, and is looked at meanwhile.
+    fn silence(&mut self) -> Vec<Effect> {
+        let mut effects = self.after(HANG_DEADLINE / 2);
+        effects.extend(self.after(HANG_DEADLINE / 2));
         effects
     }
 
@@ -165,7 +186,8 @@ impl Bench {
 }
 
 fn died(generation: Generation, death: Death) -> Event {
-    Event::Died { generation, death, processing: BTreeSet::new() }
+    let killer = Killer::Somebody;
+    Event::Died { generation, death, killer, processing: BTreeMap::new() }
 }
 
 fn lease_in(effects: &[Effect]) -> Option<(Generation, Lease)> {
@@ -346,7 +368,7 @@ fn a_process_that_closed_its_channel_and_lives_on_is_killed() {
 fn a_silent_worker_is_killed_and_its_sessions_are_not_touched_before_it_is_reaped() {
     let mut bench = Bench::ready(Settings { workers: 1, ..settings() });
     let (session, worker) = bench.live("a");
-    let effects = bench.after(HEARTBEAT_DEADLINE);
+    let effects = bench.silence();
     assert!(effects.contains(&Effect::Kill { generation: worker }));
     assert!(lease_in(&effects).is_none() && !closes(&effects, session));
 }
@@ -408,25 +430,6 @@ fn a_dead_dialer_answers_every_dial_with_its_absence() {
     let effects = bench.on(died(dialer, Death::Exited(104)));
     let body = ToWorker::Dialed { session, push: PushId(0), outcome: Err(DialError::NoDialer) };
     assert!(effects.contains(&Effect::Send { to: worker, body, fds: Fds::None }));
-}
-
-#[test]
-fn only_a_session_its_worker_was_at_work_on_is_blamed_and_the_third_death_drops_it() {
-    let mut bench = Bench::ready(Settings { workers: 1, standby: 3, ..settings() });
-    let (poison, _) = bench.live("poison");
-    let (bystander, _) = bench.live("bystander");
-    for death in 1..=3 {
-        let worker = bench.core.sessions[&bystander].generation().unwrap();
-        assert_eq!(bench.core.sessions[&poison].generation(), Some(worker));
-        let effects = bench.on(Event::Died {
-            generation: worker,
-            death: Death::Signalled(11),
-            processing: BTreeSet::from([poison]),
-        });
-        assert_eq!(closes(&effects, poison), death == 3, "death {death}");
-        assert_eq!(bench.core.sessions[&bystander].blamed, 0);
-    }
-    assert!(bench.core.has_session(bystander));
 }
 
 #[test]

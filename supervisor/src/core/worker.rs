@@ -9,26 +9,28 @@
 //!  any of these ──we kill it──▶ Ending                                           Draining
 //!  any of these ──reaped──▶ Backoff{until} ──▶ Starting …       or Gone when the server leaves
 //! ```
-//! What is not reaped some seconds after its kill is given up: it keeps its slot, and loses its
-//! sessions.
+//! What is not reaped some seconds after its kill keeps its slot and its sessions until it is gone,
+//! or until they have waited long enough; see [`super::hang`]. A worker for one suspected stream
+//! serves nobody else: it is `Isolated` ([`super::poison`]).
 //!
 //! A generation is used by one process and never again. A process is the owner of its sessions
 //! until it is reaped, not until we kill it.
 
 use super::admission::Seat;
-use super::event::{Announcement, Effect, Fds, Loss, Loudness, Sample};
+use super::event::{Announcement, Effect, Fds, Killer, Loss, Loudness, Sample};
+use super::hang::{Suspicion, beat_interval};
+use super::poison::Work;
 use super::restart::{Cause, KillReason, Next, Restarts};
 use super::settings::Rules;
 use super::{Core, Stage};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::id::{Generation, SessionId, SlotId};
 use tasuki_shared::kernel::Death;
-use tasuki_shared::limits::{
-    CHANNEL_CLOSED_GRACE, HEARTBEAT_DEADLINE, HELLO_DEADLINE, READY_DEADLINE, REAP_DEADLINE,
-};
-use tasuki_shared::message::{EndReason, PROTOCOL_VERSION, Role, ToWorker};
+use tasuki_shared::limits::{CHANNEL_CLOSED_GRACE, HELLO_DEADLINE, READY_DEADLINE, REAP_DEADLINE};
+use tasuki_shared::memory::session::WorkPlace;
+use tasuki_shared::message::{PROTOCOL_VERSION, Role, Stalled, ToWorker};
 
 /// A stable place for a process.
 #[derive(Clone, Debug)]
@@ -46,6 +48,8 @@ pub enum State {
     Starting(Process, Greeting),
     Standby(Process),
     Serving(Process),
+    /// With one suspected stream alone.
+    Isolated(Process),
     Draining(Process),
     /// Killed by us and not reaped yet.
     Ending(Process, KillReason, Reaping),
@@ -59,10 +63,15 @@ pub enum State {
 }
 
 /// A process that hangs in the kernel does not die of SIGKILL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reaping {
     Awaited {
         deadline: Duration,
+    },
+    /// It outlives its kill, for what these threads wait in. Its sessions wait for its end.
+    Stuck {
+        deadline: Duration,
+        threads: String,
     },
     /// Nobody waits for it any more. Its sessions were closed, for it still owns them.
     GivenUp,
@@ -96,6 +105,8 @@ pub enum Tenure {
     Fixed,
     /// For a fresh worker while the one that it replaces still lives.
     Temporary,
+    /// For a worker with this stream alone.
+    Quarantine(SessionId),
 }
 
 /// One process of ours.
@@ -115,6 +126,13 @@ pub struct Process {
     pub streams: u32,
     pub farewell: Farewell,
     pub sample: Sample,
+    /// As it was told at its start.
+    pub hang_deadline: Duration,
+    pub suspicion: Option<Suspicion>,
+    /// Its sessions that stand, as it told last.
+    pub stalled: Vec<Stalled>,
+    /// The session for whose standing it was killed.
+    pub hung_session: Option<SessionId>,
 }
 
 impl Process {
@@ -152,6 +170,7 @@ impl Slot {
             State::Starting(process, _)
             | State::Standby(process)
             | State::Serving(process)
+            | State::Isolated(process)
             | State::Draining(process)
             | State::Ending(process, ..) => Some(process),
             State::Backoff { .. } | State::Gone => None,
@@ -163,6 +182,7 @@ impl Slot {
             State::Starting(process, _)
             | State::Standby(process)
             | State::Serving(process)
+            | State::Isolated(process)
             | State::Draining(process)
             | State::Ending(process, ..) => Some(process),
             State::Backoff { .. } | State::Gone => None,
@@ -175,6 +195,7 @@ impl Slot {
             State::Standby(process) => State::Serving(process),
             other @ (State::Starting(..)
             | State::Serving(_)
+            | State::Isolated(_)
             | State::Draining(_)
             | State::Ending(..)
             | State::Backoff { .. }
@@ -185,7 +206,9 @@ impl Slot {
     /// A worker takes nothing new any more.
     pub fn retire(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Gone) {
-            State::Standby(process) | State::Serving(process) => State::Draining(process),
+            State::Standby(process) | State::Serving(process) | State::Isolated(process) => {
+                State::Draining(process)
+            }
             other @ (State::Starting(..)
             | State::Draining(_)
             | State::Ending(..)
@@ -204,6 +227,7 @@ impl Slot {
             State::Starting(..) => "starting",
             State::Standby(_) => "standby",
             State::Serving(_) => "serving",
+            State::Isolated(_) => "quarantine",
             State::Draining(_) => "draining",
             State::Ending(..) => "ending",
             State::Backoff { .. } => "backoff",
@@ -247,6 +271,10 @@ impl<R: Rules> Core<R> {
                 streams: 0,
                 farewell: Farewell::Unsaid,
                 sample: Sample::default(),
+                hang_deadline: self.settings.hang_deadline,
+                suspicion: None,
+                stalled: Vec::new(),
+                hung_session: None,
             },
             Greeting::Awaited,
         );
@@ -262,6 +290,9 @@ impl<R: Rules> Core<R> {
         }
         let body = ToWorker::Hello { version: PROTOCOL_VERSION, slot };
         self.send(generation, body, Fds::None);
+        let every = beat_interval(self.settings.hang_deadline);
+        let every_ms = u32::try_from(every.as_millis()).unwrap_or(u32::MAX);
+        self.send(generation, ToWorker::Beat { every_ms }, Fds::None);
         if let (Some(plan), Role::Worker) = (self.settings.chaos, self.slots[at].role) {
             self.send(generation, ToWorker::Chaos(plan), Fds::None);
         }
@@ -288,13 +319,15 @@ impl<R: Rules> Core<R> {
             return;
         }
         slot.state = match std::mem::replace(&mut slot.state, State::Gone) {
-            State::Starting(process, Greeting::Heard) => match slot.role {
-                Role::Worker => State::Standby(process),
-                Role::Dialer => State::Serving(process),
+            State::Starting(process, Greeting::Heard) => match (slot.role, slot.tenure) {
+                (Role::Worker, Tenure::Quarantine(_)) => State::Isolated(process),
+                (Role::Worker, Tenure::Fixed | Tenure::Temporary) => State::Standby(process),
+                (Role::Dialer, _) => State::Serving(process),
             },
             other @ (State::Starting(_, Greeting::Awaited)
             | State::Standby(_)
             | State::Serving(_)
+            | State::Isolated(_)
             | State::Draining(_)
             | State::Ending(..)
             | State::Backoff { .. }
@@ -341,6 +374,7 @@ impl<R: Rules> Core<R> {
             && self.serving() < usize::from(self.settings.workers)
             && self.slots.iter().any(|slot| {
                 slot.role == Role::Worker
+                    && !matches!(slot.tenure, Tenure::Quarantine(_))
                     && matches!(
                         slot.state,
                         State::Starting(..)
@@ -357,6 +391,7 @@ impl<R: Rules> Core<R> {
             State::Starting(process, _)
             | State::Standby(process)
             | State::Serving(process)
+            | State::Isolated(process)
             | State::Draining(process) => {
                 self.effects.push(Effect::Kill { generation });
                 State::Ending(process, reason, Reaping::Awaited { deadline: now + REAP_DEADLINE })
@@ -400,43 +435,21 @@ impl<R: Rules> Core<R> {
                         self.kill(now, at, KillReason::Hung);
                     }
                 }
-                State::Standby(process) | State::Serving(process) | State::Draining(process) => {
-                    if now >= process.heard + HEARTBEAT_DEADLINE {
-                        let detail = format!("silent for {HEARTBEAT_DEADLINE:?}");
-                        self.announce_worker(at, Loudness::Error, "worker_hung", detail);
-                        self.kill(now, at, KillReason::Hung);
-                    }
+                State::Standby(_) | State::Serving(_) | State::Isolated(_) | State::Draining(_) => {
+                    self.watch_silence(now, at)
                 }
                 State::Backoff { until, .. } if now >= *until => self.spawn(now, at),
                 State::Ending(.., Reaping::Awaited { deadline }) if now >= *deadline => {
+                    self.outlives_kill(now, at);
+                }
+                // A server that leaves waits for nobody.
+                State::Ending(.., Reaping::Stuck { deadline, .. })
+                    if now >= *deadline || self.stage != Stage::Running =>
+                {
                     self.give_up(now, at);
                 }
                 State::Ending(..) | State::Backoff { .. } | State::Gone => {}
             }
-        }
-    }
-
-    /// The kernel does not let go of it. It may still read its sessions' sockets, so nobody else
-    /// can have them.
-    fn give_up(&mut self, now: Duration, at: usize) {
-        let detail = format!("not dead {REAP_DEADLINE:?} after SIGKILL; its sessions are closed");
-        self.announce_worker(at, Loudness::Error, "worker_unkillable", detail);
-        let slot = &mut self.slots[at];
-        let (role, mut sessions, mut arriving) = (slot.role, BTreeSet::new(), BTreeSet::new());
-        if let State::Ending(process, _, reaping) = &mut slot.state {
-            *reaping = Reaping::GivenUp;
-            sessions.clone_from(&process.sessions);
-            arriving.clone_from(&process.arriving);
-        }
-        for session in arriving {
-            self.effects.push(Effect::ReadOwner { session });
-        }
-        for session in sessions {
-            self.close(now, session, EndReason::WorkerDied);
-        }
-        match role {
-            Role::Worker => {}
-            Role::Dialer => self.dialer_died(),
         }
     }
 
@@ -446,8 +459,8 @@ impl<R: Rules> Core<R> {
         &mut self,
         now: Duration,
         generation: Generation,
-        death: Option<Death>,
-        processing: &BTreeSet<SessionId>,
+        death: Option<(Death, Killer)>,
+        processing: &BTreeMap<SessionId, WorkPlace>,
     ) {
         let Some(at) = self.slot_of(generation) else { return };
         let was_draining = matches!(self.slots[at].state, State::Draining(_));
@@ -456,11 +469,13 @@ impl<R: Rules> Core<R> {
             State::Starting(..)
             | State::Standby(_)
             | State::Serving(_)
+            | State::Isolated(_)
             | State::Draining(_)
             | State::Backoff { .. }
             | State::Gone => None,
         };
-        let cause = death.map_or(Cause::SpawnFailed, |death| Cause::of(death, killed));
+        let cause =
+            death.map_or(Cause::SpawnFailed, |(death, killer)| Cause::of(death, killed, killer));
         let expected = was_draining && cause == Cause::Exit(Exit::Done)
             || cause == Cause::Killed(KillReason::Lingering);
         let planned = expected && self.stage == Stage::Running;
@@ -469,8 +484,14 @@ impl<R: Rules> Core<R> {
         // While streams go on their pushes need a dialer.
         let needed = self.stage == Stage::Running
             || self.slots[at].role == Role::Dialer && self.pushes_go_on();
-        let temporary = self.slots[at].tenure == Tenure::Temporary;
-        let state = if planned && temporary {
+        let tenure = self.slots[at].tenure;
+        // Who is still suspected gets another worker of its own.
+        let ends = match tenure {
+            Tenure::Fixed => false,
+            Tenure::Temporary => planned,
+            Tenure::Quarantine(_) => true,
+        };
+        let state = if ends {
             State::Gone
         } else if planned {
             self.slots[at].restarts.planned(now)
@@ -497,13 +518,21 @@ impl<R: Rules> Core<R> {
         let role = slot.role;
         let sessions = slot.process_mut().map(|p| std::mem::take(&mut p.sessions));
         let arriving = slot.process_mut().map(|p| std::mem::take(&mut p.arriving));
+        let hung = slot.process().and_then(|process| process.hung_session);
+        if !planned {
+            self.note_death(now, at, cause, sessions.iter().flatten());
+        }
+        let slot = &mut self.slots[at];
         slot.state = state;
         self.hand_slot_on(at);
         for session in arriving.unwrap_or_default() {
             self.effects.push(Effect::ReadOwner { session });
         }
         match role {
-            Role::Worker => self.orphan(now, sessions.unwrap_or_default(), cause, processing),
+            Role::Worker => {
+                let work = Work { places: processing, hung, tenure };
+                self.orphan(now, sessions.unwrap_or_default(), cause, work);
+            }
             Role::Dialer => self.dialer_died(),
         }
         self.staff(now);

@@ -14,16 +14,27 @@ use tokio::sync::{broadcast, mpsc};
 
 impl Shell {
     pub fn status(&self) -> Status {
-        let mut status = self.core.status(self.started.elapsed());
+        let mut status = self.core.status(self.clock.last());
+        status.uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         status.pid = i32::try_from(std::process::id()).unwrap_or(0);
         status.listeners = self.listeners.iter().map(|(address, _)| address.to_string()).collect();
+        let start = self.unix_ms_of_start();
         for recycle in &mut status.recycles {
-            recycle.unix_ms += self.started_unix_ms;
+            recycle.unix_ms += start;
+        }
+        for death in &mut status.deaths {
+            death.unix_ms += start;
         }
         if self.no_fds > 0 {
             status.refusals.insert("no_fds".to_owned(), self.no_fds);
         }
         status
+    }
+
+    /// When the core's time began, as it would have without the loop's pauses.
+    fn unix_ms_of_start(&self) -> u64 {
+        let passed = u64::try_from(self.clock.last().as_millis()).unwrap_or(u64::MAX);
+        tasuki_shared::clock::unix_ms().saturating_sub(passed)
     }
 
     pub fn watch(&self) -> broadcast::Receiver<Reply> {
@@ -53,7 +64,7 @@ impl Shell {
 
     /// Generation and pid of the worker in a slot (`w0`).
     pub fn worker_in(&self, slot: &str) -> Result<(Generation, i32), String> {
-        let status = self.core.status(self.started.elapsed());
+        let status = self.core.status(self.clock.last());
         let found = status.workers.iter().find(|worker| worker.slot == slot && worker.pid > 0);
         let worker = found.ok_or_else(|| format!("no process in slot {slot}"))?;
         Ok((Generation(worker.generation), worker.pid))
@@ -84,7 +95,7 @@ impl Shell {
     pub(super) fn reply(&mut self, ticket: u64, mut reply: Reply) {
         let is_last = match &mut reply {
             Reply::Recycled(recycle) => {
-                recycle.unix_ms += self.started_unix_ms;
+                recycle.unix_ms += self.unix_ms_of_start();
                 false
             }
             Reply::Status(_)
@@ -118,7 +129,7 @@ impl Shell {
         }
         tracing::info!("the configuration is read again; workers are replaced one after another");
         self.program.environment = reloaded.settings.environment.clone();
-        let now = self.started.elapsed();
+        let now = self.clock.time(tasuki_shared::clock::now());
         for effect in self.core.reload(now, reloaded) {
             self.perform(effect);
         }

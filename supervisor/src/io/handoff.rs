@@ -6,14 +6,14 @@
 
 use crate::core::event::Fds;
 use nix::sys::socket::{Shutdown, shutdown};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use tasuki_shared::id::{Generation, PushId, SessionId};
 use tasuki_shared::kernel;
-use tasuki_shared::memory::session::Activity;
+use tasuki_shared::memory::session::{Activity, WorkPlace};
 use tasuki_shared::memory::{self, MemoryError};
 use tasuki_shared::message::{Lease, Owner, ToWorker, Verdict};
 use tasuki_shared::plan::Plan;
@@ -148,17 +148,18 @@ impl Vault {
         memory::session::read_owner(memory).ok().flatten()
     }
 
-    /// The sessions that this dead process owned and was at work on, as their memory says.
-    pub fn processing(&self, generation: Generation) -> BTreeSet<SessionId> {
+    /// The sessions that this dead process owned and was at work on, as their memory says, and where.
+    pub fn processing(&self, generation: Generation) -> BTreeMap<SessionId, WorkPlace> {
         let at_work = |memory: &Arc<OwnedFd>| {
             let owner = memory::session::read_owner(memory).ok().flatten();
             let activity = memory::session::read_activity(memory).ok();
-            owner == Some(Owner::Held(generation)) && activity == Some(Activity::Processing)
+            let is_its = owner == Some(Owner::Held(generation));
+            let at_work = is_its && activity == Some(Activity::Processing);
+            at_work.then(|| memory::session::read_work_place(memory).unwrap_or_default())
         };
         let sessions = self.sessions.iter();
         sessions
-            .filter(|(_, held)| held.memory.as_ref().is_some_and(at_work))
-            .map(|(id, _)| *id)
+            .filter_map(|(id, held)| Some((*id, held.memory.as_ref().and_then(at_work)?)))
             .collect()
     }
 

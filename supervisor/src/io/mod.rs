@@ -5,6 +5,7 @@ pub mod evidence;
 pub mod handoff;
 pub mod listen;
 pub mod notify;
+pub mod oom;
 pub mod process;
 pub mod sample;
 pub mod spawn;

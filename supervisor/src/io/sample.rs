@@ -142,7 +142,7 @@ fn own_cgroup() -> Option<PathBuf> {
     cgroup_in(&fs::read_to_string("/proc/self/cgroup").ok()?)
 }
 
-fn cgroup_in(text: &str) -> Option<PathBuf> {
+pub(super) fn cgroup_in(text: &str) -> Option<PathBuf> {
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     // A process outside of its cgroup namespace's root; nothing is to be found there.
     (!path.split('/').any(|part| part == "..")).then(|| PathBuf::from(path))

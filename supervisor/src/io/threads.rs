@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use tasuki_shared::clock;
-use tasuki_shared::limits::{THREADS_LISTED_MAX, THREADS_LOOK};
+use tasuki_shared::limits::{STUCK_THREADS_NAMED_MAX, THREADS_LISTED_MAX, THREADS_LOOK};
 use tasuki_shared::status::ThreadStatus;
 
 /// Threads of a process, the busiest first; none if it is gone.
@@ -19,6 +19,17 @@ pub fn of(pid: i32) -> Vec<ThreadStatus> {
     }
     threads.sort_by(|a, b| b.cpu_percent.total_cmp(&a.cpu_percent).then(a.tid.cmp(&b.tid)));
     threads
+}
+
+/// What is left of a process that was killed, for people: its threads and what they wait in.
+pub fn stuck(pid: i32) -> String {
+    let left = look(pid).into_iter().filter(|thread| !matches!(thread.state.as_str(), "Z" | "X"));
+    let named = left.take(STUCK_THREADS_NAMED_MAX).map(|thread| {
+        let waits_in = if thread.waits_in.is_empty() { "the kernel" } else { &thread.waits_in };
+        format!("{} ({}) in {waits_in}", thread.name, thread.state)
+    });
+    let named: Vec<String> = named.collect();
+    if named.is_empty() { "no thread is seen".to_owned() } else { named.join(", ") }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "milliseconds of one look")]

@@ -12,8 +12,8 @@ use std::time::Duration;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::inherit::Inherited;
-use tasuki_shared::limits::{DIALER_CONNECTS_MAX, HEARTBEAT_INTERVAL};
-use tasuki_shared::message::{DialError, FromWorker, Heartbeat, ToWorker};
+use tasuki_shared::limits::{BEAT_INTERVAL_MIN, DIALER_CONNECTS_MAX, HEARTBEAT_INTERVAL};
+use tasuki_shared::message::{DialError, FromWorker, ToWorker};
 use tokio::task::JoinSet;
 
 /// Threads that wait for the resolver; a dial that finds none waits within its deadline.
@@ -80,6 +80,10 @@ async fn serve(inherited: Inherited) -> Result<(), LineError> {
                 | ToWorker::Keep { .. } => {}
                 ToWorker::Drain => stage = Stage::Draining,
                 ToWorker::Hello { .. } => {}
+                ToWorker::Beat { every_ms } => {
+                    let every = Duration::from_millis(u64::from(every_ms));
+                    beats = tokio::time::interval(every.max(BEAT_INTERVAL_MIN));
+                }
                 // For workers; a supervisor that sends one here is not ours.
                 ToWorker::Adopt(_)
                 | ToWorker::Verdict { .. }
@@ -98,8 +102,7 @@ async fn serve(inherited: Inherited) -> Result<(), LineError> {
                 }
             }
             _ = beats.tick() => {
-                let heartbeat = Heartbeat { session: None, lobby: 0, allocator: None };
-                line.send(FromWorker::Heartbeat(Box::new(heartbeat)), Vec::new())?;
+                line.send(FromWorker::Progress { stalled: Vec::new() }, Vec::new())?;
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Memory of libav's own allocator, for a leak on purpose.
 
-use super::{LibavError, ffi};
+use super::{LibavError, ffi, no_memory};
 use std::ptr::NonNull;
 
 /// A block of `av_malloc`, every page of it touched.
@@ -14,7 +14,7 @@ impl Block {
     pub fn touched(bytes: usize) -> Result<Self, LibavError> {
         // SAFETY: any size may be asked for; failure is a null pointer.
         let memory = unsafe { ffi::av_malloc(bytes) }.cast::<u8>();
-        let memory = NonNull::new(memory).ok_or(LibavError::NoMemory("av_malloc"))?;
+        let memory = NonNull::new(memory).ok_or_else(no_memory)?;
         // SAFETY: the block has that many bytes and nobody else has it.
         unsafe { memory.write_bytes(0xA5, bytes) };
         Ok(Self(memory))

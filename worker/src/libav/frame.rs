@@ -1,6 +1,6 @@
 //! Decoded and scaled pictures.
 
-use super::{LibavError, check};
+use super::{LibavError, check, no_memory};
 use ffmpeg_sys_next as ffi;
 use std::ffi::c_int;
 use std::ptr::{addr_of, addr_of_mut};
@@ -83,7 +83,7 @@ impl Frame {
     pub(super) fn empty() -> Result<Self, LibavError> {
         // SAFETY: plain allocation.
         let frame = unsafe { ffi::av_frame_alloc() };
-        if frame.is_null() { Err(LibavError::NoMemory("av_frame_alloc")) } else { Ok(Self(frame)) }
+        if frame.is_null() { Err(no_memory()) } else { Ok(Self(frame)) }
     }
 
     /// A second reference to the same picture.
@@ -108,7 +108,7 @@ impl Frame {
                 let reference = ffi::av_buffer_ref(*buffer);
                 if reference.is_null() {
                     ffi::av_frame_unref(self.0);
-                    return Err(LibavError::NoMemory("av_buffer_ref"));
+                    return Err(no_memory());
                 }
                 (*self.0).buf[number] = reference;
             }
@@ -288,7 +288,7 @@ impl FramePool {
         // SAFETY: plain allocation of a pool; no allocator of our own.
         let pool = unsafe { ffi::av_buffer_pool_init(bytes, None) };
         if pool.is_null() {
-            return Err(LibavError::NoMemory("av_buffer_pool_init"));
+            return Err(no_memory());
         }
         Ok(Self { pool, width, height, stride })
     }
@@ -315,7 +315,7 @@ impl FramePool {
         unsafe {
             let buffer = ffi::av_buffer_pool_get(self.pool);
             if buffer.is_null() {
-                return Err(LibavError::NoMemory("av_buffer_pool_get"));
+                return Err(no_memory());
             }
             let base = (*buffer).data;
             let luma = self.stride * rows;

@@ -48,6 +48,10 @@ fn emit(level: c_int, line: &[u8]) {
     if text.is_empty() {
         return;
     }
+    // x264 says so in words, and libav then calls it an external error.
+    if text.contains("malloc of size") {
+        crate::allocator::out_of_memory();
+    }
     let Some(suppressed) = admit(tasuki_shared::clock::unix_ms() / 1000) else { return };
     if level <= ffi::AV_LOG_ERROR {
         // Damaged input is the publisher's fault, not ours: it is no error of this process.

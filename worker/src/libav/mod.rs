@@ -34,8 +34,8 @@ use std::ffi::{CStr, c_int};
 pub enum LibavError {
     #[error("{call}: {message} ({code})")]
     Call { call: &'static str, code: c_int, message: String },
-    #[error("{0}: out of memory")]
-    NoMemory(&'static str),
+    #[error("a thread cannot be started: {0}")]
+    NoThread(String),
     #[error("libavcodec {found} is too old: 59 (FFmpeg 5.1) or newer is needed")]
     TooOld { found: u32 },
     #[error("this libavcodec has no encoder {0}")]
@@ -107,6 +107,9 @@ fn check(call: &'static str, code: c_int) -> Result<c_int, LibavError> {
     if code >= 0 {
         return Ok(code);
     }
+    if code == ffi::AVERROR(libc::ENOMEM) {
+        return Err(no_memory());
+    }
     let mut buffer = [0; 128];
     // SAFETY: the buffer is writable for its length; the result is always NUL-terminated.
     let message = unsafe {
@@ -114,6 +117,11 @@ fn check(call: &'static str, code: c_int) -> Result<c_int, LibavError> {
         CStr::from_ptr(buffer.as_ptr()).to_string_lossy().into_owned()
     };
     Err(LibavError::Call { call, code, message })
+}
+
+/// libav was given no memory. Going on would lose frames, so this worker does not go on.
+fn no_memory() -> LibavError {
+    crate::allocator::out_of_memory()
 }
 
 /// A codec context that is freed with its owner.
@@ -128,7 +136,7 @@ impl Context {
         // SAFETY: the codec is a valid static pointer.
         let context = unsafe { ffi::avcodec_alloc_context3(codec) };
         if context.is_null() {
-            return Err(LibavError::NoMemory("avcodec_alloc_context3"));
+            return Err(no_memory());
         }
         // SAFETY: the context was just allocated.
         unsafe { (*context).thread_count = 1 };
@@ -150,7 +158,7 @@ impl Context {
         unsafe {
             let memory = ffi::av_mallocz(bytes.len() + padding).cast::<u8>();
             if memory.is_null() {
-                return Err(LibavError::NoMemory("av_mallocz"));
+                return Err(no_memory());
             }
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory, bytes.len());
             (*self.0).extradata = memory;
@@ -203,11 +211,7 @@ impl Packet {
     fn new() -> Result<Self, LibavError> {
         // SAFETY: plain allocation.
         let packet = unsafe { ffi::av_packet_alloc() };
-        if packet.is_null() {
-            Err(LibavError::NoMemory("av_packet_alloc"))
-        } else {
-            Ok(Self(packet))
-        }
+        if packet.is_null() { Err(no_memory()) } else { Ok(Self(packet)) }
     }
 
     /// Makes this packet a copy of `payload`.

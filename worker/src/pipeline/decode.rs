@@ -126,6 +126,8 @@ impl DecodeStage {
             }
             Phase::Waiting(decoder, _) | Phase::Running(decoder) => decoder,
         };
+        #[cfg(feature = "failpoints")]
+        super::poison::obey(payload);
         self.pending.insert(index, Pending { pts_ms, idr });
         let sent = decoder.send(payload, i64::try_from(index).unwrap_or(i64::MAX));
         let result = sent.and_then(|()| self.receive(&mut decoder, out));

@@ -85,6 +85,7 @@ impl RungThread {
         let run = move || {
             // Dropped last, also by a panic.
             let guard = guard;
+            guard.outlet.thread_runs();
             serve(&theirs, &queue, &control);
             drop(theirs);
             drop(guard);

@@ -55,7 +55,7 @@ impl Encoding {
             };
             let (control, outlet) = (Arc::clone(control), Arc::clone(outlet));
             let thread = RungThread::spawn(rung, &plan.label, settings, control, outlet)
-                .map_err(|_| LibavError::NoMemory("thread"))?;
+                .map_err(|error| LibavError::NoThread(error.to_string()))?;
             sizes.push((rung, *width, *height));
             rungs.push(thread);
         }

@@ -39,6 +39,7 @@ pub fn spawn(
     std::thread::Builder::new().name("dec".into()).spawn(move || {
         // Dropped last, also by a panic.
         let guard = guard;
+        outlet.thread_runs();
         let mut media = Media::new(spec, control, outlet);
         // Closed: somebody stopped us, and nobody listens any more.
         let _ = media.run(source);

@@ -28,6 +28,8 @@ mod encoding;
 mod filter;
 mod media;
 mod outlet;
+#[cfg(feature = "failpoints")]
+pub mod poison;
 mod probe;
 mod scale;
 
@@ -416,6 +418,16 @@ impl Pipeline {
     /// The next output, if one is ready. Never blocks.
     pub fn poll(&self) -> Option<PipelineOutput> {
         self.outlet.poll()
+    }
+
+    /// Is there output that is not fetched, or not finished?
+    pub fn holds_output(&self) -> bool {
+        !self.outlet.is_empty()
+    }
+
+    /// Ids of its threads; `None` while one of them has not begun.
+    pub fn threads(&self) -> Option<Vec<i32>> {
+        self.outlet.thread_ids()
     }
 
     /// Obeyed from the next packet on.

@@ -48,6 +48,9 @@ struct Inner {
     current: VecDeque<PipelineOutput>,
     state: State,
     threads: usize,
+    /// Of those that ended as well: how many there were, and the ids of those that have begun.
+    started: usize,
+    thread_ids: Vec<i32>,
 }
 
 pub struct Outlet {
@@ -65,6 +68,8 @@ impl Outlet {
             current: VecDeque::new(),
             state: State::Open,
             threads: 0,
+            started: 0,
+            thread_ids: Vec::new(),
         };
         Self { inner: Mutex::new(inner), changed: Condvar::new(), wake }
     }
@@ -166,7 +171,25 @@ impl Outlet {
     }
 
     pub fn thread_started(&self) {
-        self.lock().threads += 1;
+        let mut inner = self.lock();
+        inner.threads += 1;
+        inner.started += 1;
+    }
+
+    pub fn is_empty(&self) -> bool {
+        let inner = self.lock();
+        inner.entries.is_empty() && inner.current.is_empty()
+    }
+
+    /// To be called by each of them first.
+    pub fn thread_runs(&self) {
+        self.lock().thread_ids.push(nix::unistd::gettid().as_raw());
+    }
+
+    /// `None` while one of them has not had the processor yet.
+    pub fn thread_ids(&self) -> Option<Vec<i32>> {
+        let inner = self.lock();
+        (inner.thread_ids.len() == inner.started).then(|| inner.thread_ids.clone())
     }
 
     pub fn thread_ended(&self) {

@@ -394,6 +394,8 @@ fn refusal(stream_id: u32, reason: RefuseReason, out: &mut Vec<u8>) {
         | RefuseReason::Draining
         | RefuseReason::NoWorker
         | RefuseReason::NoResource
+        | RefuseReason::NoMemory
+        | RefuseReason::Poison
         | RefuseReason::PlayUnsupported => "NetStream.Publish.Rejected",
     };
     reply::on_status(stream_id, Level::Error, code, &reason.to_string(), out);

@@ -7,6 +7,7 @@ use super::commit::{Changed, Dirty};
 use super::ingest::Ingest;
 use super::pipeline_record::PipelineRecord;
 use super::record::{Put, Take};
+use super::stall::Stall;
 use super::stream::{Committed, Stream, StreamError, Wake, Warm};
 use super::{Outbox, Phase, Reply, Session, bitrate, refusal, report};
 use crate::media::timeline::{Timeline, TimelineState};
@@ -21,7 +22,7 @@ use tasuki_shared::memory::MemoryError;
 use tasuki_shared::memory::commit::{CommitWriter, Section};
 use tasuki_shared::memory::log::LogHeads;
 use tasuki_shared::memory::owner::{self, NotExpected};
-use tasuki_shared::memory::session::SessionMemory;
+use tasuki_shared::memory::session::{SessionMemory, WorkMark};
 use tasuki_shared::message::{FromWorker, Lease, LiveLease};
 use tasuki_shared::plan::Plan;
 
@@ -78,7 +79,9 @@ pub fn adopt(
     now: Instant,
     outbox: &mut Outbox,
 ) -> Result<Session, AdoptError> {
-    take(Leased::open(lease, fds)?, Warm::default(), taker, wake, now, outbox)
+    let leased = Leased::open(lease, fds)?;
+    let warm = Warm::new(leased.memory.work_mark());
+    take(leased, warm, taker, wake, now, outbox)
 }
 
 /// Takes the owner word from what the lease expects, and goes on from there.
@@ -140,7 +143,7 @@ pub(super) fn take(
                 totals: record.section(Section::Totals),
             };
             let stream = Stream::resume(live, live_fds, committed, warm, wake, now)
-                .map_err(|error| AdoptError::Stream(error.to_string()))?;
+                .map_err(|error| AdoptError::Stream(error.leave_if_out_of_memory().to_string()))?;
             if !ingest.fits(&stream.logs.source) {
                 let why = "an unfinished message lies outside the source log";
                 return Err(MemoryError::Damaged { what: "session memory", why }.into());
@@ -189,6 +192,8 @@ pub(super) fn take(
         resumption,
         generation: taker,
         wake: std::sync::Arc::clone(wake),
+        input_stall: Stall::default(),
+        pipeline_stall: Stall::default(),
     };
     session.count_on();
     if let Some(reason) = refusal(lease.admission) {
@@ -213,6 +218,7 @@ impl Resumption {
         self,
         plan: Plan,
         fds: Vec<OwnedFd>,
+        mark: WorkMark,
         wake: &Wake,
         now: Instant,
     ) -> Result<Stream, StreamError> {
@@ -227,7 +233,7 @@ impl Resumption {
             recordings: &recordings,
             totals: &totals,
         };
-        Stream::resume(live, fds, committed, Warm::default(), wake, now)
+        Stream::resume(live, fds, committed, Warm::new(mark), wake, now)
     }
 }
 

@@ -57,6 +57,7 @@ impl Session {
         }
         let mut staged = Ok(());
         let counts = [ingest, pipeline].iter().any(|changed| *changed != Dirty::No);
+        let mut frame = None;
         if self.changed.ingest.take() {
             let (ingest, reply) = (&self.ingest, self.reply.head);
             let encode = |into: &mut Vec<u8>| {
@@ -77,6 +78,7 @@ impl Session {
         }
         if let Some(stream) = stream {
             if self.changed.pipeline.take() {
+                frame = stream.transcode.last_frame();
                 let encode = |into: &mut Vec<u8>| stream.encode_pipeline(into);
                 staged = staged.and(self.commit.stage(Section::Pipeline, encode));
             }
@@ -96,6 +98,9 @@ impl Session {
         failpoint::hit(Point::CommitStaged);
         self.memory.flip(&mut self.commit);
         failpoint::hit(Point::CommitFlipped);
+        if let Some(frame) = frame {
+            self.memory.set_committed(frame);
+        }
         self.ingest.committed();
         if let Some(stream) = stream {
             stream.publish_logs();

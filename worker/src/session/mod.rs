@@ -29,6 +29,7 @@
 //! | [`totals`] | what is counted of a stream, whoever owned it |
 //! | [`tracks`] | what each media message is |
 //! | [`source`] | the source log as the pipeline reads it |
+//! | [`stall`] | what waits in it while nothing moves |
 //! | [`bitrate`] | how much arrived lately |
 //! | [`overload`] | what is given up when the pipeline falls behind |
 //! | [`pipeline_record`] | the pipeline's section of the commit record |
@@ -49,6 +50,7 @@ pub mod release;
 mod report;
 mod shadow;
 pub mod source;
+pub mod stall;
 pub mod stream;
 mod totals;
 pub mod tracks;
@@ -58,19 +60,24 @@ use crate::output::push::Composed;
 use crate::rtmp::session::PublishSession;
 use commit::{Changed, Dirty};
 use ingest::Ingest;
+use stall::{Stall, Work};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use stream::Stream;
 use tasuki_shared::id::{Generation, PushId, SessionId};
+use tasuki_shared::kernel;
 use tasuki_shared::limits::{
     AUTHORIZE_DEADLINE, DRAINING_DEADLINE, LOBBY_DEADLINE, REPLY_RING_BYTES,
 };
 use tasuki_shared::memory::commit::CommitWriter;
 use tasuki_shared::memory::session::{Activity, SessionMemory};
-use tasuki_shared::message::{Admission, EndReason, FromWorker, Notice, RefuseReason, Verdict};
+use tasuki_shared::message::{
+    Admission, EndReason, FromWorker, Notice, RefuseReason, Stalled, StalledPart, Verdict,
+};
 use tasuki_shared::plan::Plan;
+use tasuki_shared::threads::Looks;
 
 use crate::leftovers::Leftover;
 use crate::media::timeline::Timeline;
@@ -144,6 +151,8 @@ pub struct Session {
     generation: Generation,
     /// Wakes the io thread when a pipeline of this session has something.
     wake: stream::Wake,
+    input_stall: Stall,
+    pipeline_stall: Stall,
 }
 
 impl Session {
@@ -280,6 +289,30 @@ impl Session {
         }
     }
 
+    /// What waits in a live session while nothing moves, and for how long. Looked at with each tick.
+    pub fn stalled(&mut self, now: Instant) -> Option<Stalled> {
+        let Phase::Live(stream) = &self.phase else {
+            self.input_stall = Stall::default();
+            self.pipeline_stall = Stall::default();
+            return None;
+        };
+        // Who has moved since the last look is not asked whether bytes wait.
+        let moved = self.ingest.received();
+        let waits = || kernel::inbound_queued(self.socket.as_fd()).is_ok_and(|bytes| bytes > 0);
+        let input = self.input_stall.look(now, moved, waits, Looks::new);
+        let Work { moved, waits } = stream.transcode.work(&stream.logs, &stream.counts);
+        let pid = i32::try_from(std::process::id()).unwrap_or(0);
+        let threads = || tasuki_shared::threads::look(pid, stream.transcode.threads());
+        let pipeline = self.pipeline_stall.look(now, moved, || waits, threads);
+        let (what, longest) = if input > pipeline {
+            (StalledPart::Input, input)
+        } else {
+            (StalledPart::Pipeline, pipeline)
+        };
+        let for_ms = u32::try_from(longest.as_millis()).unwrap_or(u32::MAX);
+        (for_ms > 0).then_some(Stalled { session: self.id, what, for_ms })
+    }
+
     /// Deadlines.
     pub fn tick(&mut self, now: Instant, outbox: &mut Outbox) {
         match &self.phase {
@@ -406,12 +439,13 @@ impl Session {
     }
 
     fn go_live(&mut self, plan: Plan, fds: Vec<OwnedFd>, now: Instant, outbox: &mut Outbox) {
+        let mark = self.memory.work_mark();
         let (started, out) = match self.resumption.take() {
-            Some(resumption) => (resumption.resume(plan, fds, &self.wake, now), Vec::new()),
+            Some(resumption) => (resumption.resume(plan, fds, mark, &self.wake, now), Vec::new()),
             None => {
                 let mut out = Vec::new();
                 self.publish.allow(&mut out);
-                (Stream::start(plan, fds, &self.wake, now), out)
+                (Stream::start(plan, fds, mark, &self.wake, now), out)
             }
         };
         match started {
@@ -422,7 +456,7 @@ impl Session {
                 self.say(&out, now);
             }
             Err(error) => {
-                let event = error.to_string();
+                let event = error.leave_if_out_of_memory().to_string();
                 tracing::error!(session = %self.id, error = %event, "a stream cannot start");
                 let notice = Notice::Pipeline { event };
                 outbox.push((FromWorker::Notice { session: Some(self.id), notice }, Vec::new()));

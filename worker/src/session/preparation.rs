@@ -39,8 +39,9 @@ impl Preparation {
         let released = fds.pop().ok_or(AdoptError::Fds(0))?;
         let leased = Leased::open(lease, fds)?;
         failpoint::hit(Point::PrepareMapped);
+        let mark = leased.memory.work_mark();
         let warm = match &leased.lease.live {
-            None => Warm::default(),
+            None => Warm::new(mark),
             Some(live) => {
                 let kinds = live.plan.logs();
                 let logs_fds = leased.live_fds.get(..kinds.len());
@@ -50,7 +51,7 @@ impl Preparation {
                 let source = logs_fds.first().ok_or(AdoptError::Fds(0))?;
                 let shadow = Shadow::start(&live.plan, &leased.memory_fd, source, &logs, wake)
                     .map_err(|error| AdoptError::Stream(error.to_string()))?;
-                Warm { logs, shadow }
+                Warm { logs, shadow, mark }
             }
         };
         failpoint::hit(Point::PrepareFollowing);

@@ -7,7 +7,7 @@
 
 use super::anchor;
 use super::pipeline_record::PipelineRecord;
-use super::source::{Ceiling, End, First, LogSource};
+use super::source::{Ceiling, End, First, LogSource, Reading};
 use super::stream::{StreamError, Wake};
 use super::transcode::rate_fullness;
 use crate::pipeline::{
@@ -15,7 +15,7 @@ use crate::pipeline::{
 };
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tasuki_shared::memory::commit::Section;
 use tasuki_shared::memory::log::MappedLog;
 use tasuki_shared::memory::session::RecordReader;
@@ -28,7 +28,7 @@ pub struct Shadow {
     ladder: LadderState,
     lifted: Arc<AtomicBool>,
     caught_up: Arc<AtomicBool>,
-    lapped: Arc<AtomicU64>,
+    reading: Arc<Reading>,
     end: End,
 }
 
@@ -55,7 +55,7 @@ impl Shadow {
         let first = anchor.unwrap_or(last.source_index + 1);
         let lifted = Arc::new(AtomicBool::new(false));
         let caught_up = Arc::new(AtomicBool::new(false));
-        let lapped = Arc::new(AtomicU64::new(0));
+        let reading = Arc::new(Reading::default());
         let end = End::open();
         let ceiling = Ceiling::new(
             reader,
@@ -65,7 +65,7 @@ impl Shadow {
             Arc::clone(wake),
         );
         let first = First { video: first, audio: audio.map_or(first, |audio| audio.source_index) };
-        let packets = LogSource::open(&source.as_fd(), first, end.clone(), Arc::clone(&lapped))?
+        let packets = LogSource::open(&source.as_fd(), first, end.clone(), Arc::clone(&reading))?
             .below(ceiling);
         let entry = |log: usize, index| logs.get(log + 1).and_then(|log| log.entry(index));
         let follow = Follow {
@@ -83,7 +83,7 @@ impl Shadow {
             start: Start::Follow(follow),
         };
         let pipeline = Pipeline::start(spec, Box::new(packets), Arc::clone(wake))?;
-        Ok(Some(Self { pipeline, ladder, lifted, caught_up, lapped, end }))
+        Ok(Some(Self { pipeline, ladder, lifted, caught_up, reading, end }))
     }
 
     /// Has it decoded everything that it may?
@@ -100,12 +100,12 @@ impl Shadow {
 
     /// The owner now: what comes after the cut is given.
     #[must_use]
-    pub fn go_live(self, cut: Cut) -> (Pipeline, Arc<AtomicU64>, End) {
-        let Self { pipeline, ladder: _, lifted, caught_up: _, lapped, end } = self;
+    pub fn go_live(self, cut: Cut) -> (Pipeline, Arc<Reading>, End) {
+        let Self { pipeline, ladder: _, lifted, caught_up: _, reading, end } = self;
         // In this order: a packet beyond the cut must not be read before the cut is known.
         pipeline.go_live(cut);
         lifted.store(true, Ordering::Release);
-        (pipeline, lapped, end)
+        (pipeline, reading, end)
     }
 
     /// Ends it; may block.

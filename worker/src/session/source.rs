@@ -9,15 +9,15 @@ use crate::rtmp::chunk::kind;
 use crate::rtmp::command::{self, Metadata};
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::memory::MemoryError;
 use tasuki_shared::memory::commit::Section;
 use tasuki_shared::memory::log::{Entry, EntryKind, HeaderIds, HeaderKind, LogReader, Miss};
 use tasuki_shared::memory::map::Access;
-use tasuki_shared::memory::session::RecordReader;
+use tasuki_shared::memory::session::{RecordReader, WorkMark};
 
 /// Index behind the last packet that will ever come; `u64::MAX` while the stream goes on.
 #[derive(Clone, Debug)]
@@ -106,6 +106,42 @@ pub struct First {
     pub audio: u64,
 }
 
+/// How far the media thread has come, for the io thread; and whose work it is.
+#[derive(Default)]
+pub struct Reading {
+    /// The next entry that it will read.
+    next: AtomicU64,
+    /// Packets that were overwritten before it came to them.
+    lapped: AtomicU64,
+    /// Has the media thread a packet in hand?
+    at_work: AtomicBool,
+    /// Set once the session is ours: until then its memory says what its owner does.
+    mark: OnceLock<WorkMark>,
+}
+
+impl Reading {
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn is_at_work(&self) -> bool {
+        self.at_work.load(Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn lapped(&self) -> u64 {
+        self.lapped.load(Ordering::Relaxed)
+    }
+
+    /// From now on each packet is marked in the session's memory.
+    pub fn mark(&self, mark: WorkMark) {
+        // A second mark would be the same.
+        let _ = self.mark.set(mark);
+    }
+}
+
 /// See the module.
 pub struct LogSource {
     log: LogReader,
@@ -117,8 +153,7 @@ pub struct LogSource {
     /// A packet whose header goes first.
     held: Option<Entry>,
     tag: Vec<u8>,
-    /// Packets that were overwritten before the media thread came to them.
-    lapped: Arc<AtomicU64>,
+    reading: Arc<Reading>,
     ceiling: Option<Ceiling>,
 }
 
@@ -128,11 +163,12 @@ impl LogSource {
         fd: &impl AsFd,
         first: First,
         end: End,
-        lapped: Arc<AtomicU64>,
+        reading: Arc<Reading>,
     ) -> Result<Self, MemoryError> {
         let log = LogReader::open(fd, Access::ReadWrite)?;
         let given = HeaderIds::default();
         let next = first.video.min(first.audio);
+        reading.next.store(next, Ordering::Relaxed);
         Ok(Self {
             log,
             first,
@@ -141,7 +177,7 @@ impl LogSource {
             given,
             held: None,
             tag: Vec::new(),
-            lapped,
+            reading,
             ceiling: None,
         })
     }
@@ -175,6 +211,7 @@ impl LogSource {
         match self.log.read(self.next, &mut self.tag) {
             Ok(entry) => {
                 self.next += 1;
+                self.reading.next.store(self.next, Ordering::Relaxed);
                 Ok(entry)
             }
             Err(Miss::NotYet) => Err(Miss::NotYet),
@@ -184,8 +221,9 @@ impl LogSource {
                     .keyframe()
                     .filter(|&index| index > self.next)
                     .unwrap_or_else(|| self.log.head().max(self.next + 1));
-                self.lapped.fetch_add(target - self.next, Ordering::Relaxed);
+                self.reading.lapped.fetch_add(target - self.next, Ordering::Relaxed);
                 self.next = target;
+                self.reading.next.store(target, Ordering::Relaxed);
                 Err(Miss::Lapped)
             }
         }
@@ -257,6 +295,20 @@ impl PacketSource for LogSource {
     }
 
     fn next(&mut self, buffer: &mut Vec<u8>, wait: Duration) -> SourceEvent {
+        self.reading.at_work.store(false, Ordering::Relaxed);
+        let event = self.next_event(buffer, wait);
+        if let SourceEvent::Packet(packet) = &event {
+            self.reading.at_work.store(true, Ordering::Relaxed);
+            if let Some(mark) = self.reading.mark.get() {
+                mark.set(packet.index);
+            }
+        }
+        event
+    }
+}
+
+impl LogSource {
+    fn next_event(&mut self, buffer: &mut Vec<u8>, wait: Duration) -> SourceEvent {
         if let Some(entry) = self.held.take()
             && let Some(packet) = self.packet(entry, buffer)
         {

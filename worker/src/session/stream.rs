@@ -31,6 +31,7 @@ use tasuki_shared::memory::log::{
     EntryKind, HEADER_BYTES_MAX, HeaderKind, LogHeads, LogWriter, MappedLog, Reservation,
 };
 use tasuki_shared::memory::push::PushMemory;
+use tasuki_shared::memory::session::WorkMark;
 use tasuki_shared::message::{FromWorker, LiveLease, Notice};
 use tasuki_shared::plan::{AudioPlan, LogKind, Plan, PushPlan, RungKind};
 
@@ -65,6 +66,26 @@ pub enum Due {
     WithThePicture,
 }
 
+impl StreamError {
+    /// Ends this worker where the stream cannot run for want of memory: another may have it.
+    pub fn leave_if_out_of_memory(self) -> Self {
+        match &self {
+            Self::Memory(MemoryError::Io { source, .. })
+            | Self::Pipeline(PipelineError::Thread(source))
+                if is_want_of_memory(source) =>
+            {
+                crate::allocator::out_of_memory()
+            }
+            Self::Fds { .. } | Self::Memory(_) | Self::Section(_) | Self::Pipeline(_) => self,
+        }
+    }
+}
+
+/// A thread that gets no stack fails with EAGAIN.
+fn is_want_of_memory(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EAGAIN))
+}
+
 /// Did a push's state change, so that the record must say so?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pushes {
@@ -83,10 +104,19 @@ pub struct Committed<'a> {
 
 /// What a preparation has of a stream before it is its owner's: its logs mapped, in the order of
 /// the plan, and its pipeline following. Empty for a stream that was not prepared.
-#[derive(Default)]
 pub struct Warm {
     pub logs: Vec<MappedLog>,
     pub shadow: Option<Shadow>,
+    /// Where the pipeline says what it works on.
+    pub mark: WorkMark,
+}
+
+impl Warm {
+    /// For a stream that was not prepared.
+    #[must_use]
+    pub fn new(mark: WorkMark) -> Self {
+        Self { logs: Vec::new(), shadow: None, mark }
+    }
 }
 
 /// One live stream.
@@ -113,13 +143,14 @@ impl Stream {
     pub fn start(
         plan: Plan,
         fds: Vec<OwnedFd>,
+        mark: WorkMark,
         wake: &Wake,
         now: Instant,
     ) -> Result<Self, StreamError> {
         let heads = vec![LogHeads::empty(); plan.logs().len().saturating_sub(1)];
         let record = PipelineRecord { heads, ..PipelineRecord::default() };
-        let warm = Warm::default();
-        let mut stream = Self::assemble(plan, fds, LogHeads::empty(), record, warm, wake, now)?;
+        let source = LogHeads::empty();
+        let mut stream = Self::assemble(plan, fds, source, record, Warm::new(mark), wake, now)?;
         stream.recordings = Recording::start_all(&stream.plan, stream.series);
         Ok(stream)
     }
@@ -185,14 +216,15 @@ impl Stream {
             return Err(StreamError::Fds { found: fds.len(), expected });
         }
         let push_fds = fds.split_off(kinds.len());
-        let Warm { logs: mapped, shadow } = warm;
+        let Warm { logs: mapped, shadow, mark } = warm;
         let (logs, source_fd) = open_logs(&plan, fds, mapped, source, &record.heads)?;
         let mut pushes = Vec::with_capacity(plan.pushes.len());
         for ((id, push), fd) in (0_u8..).zip(&plan.pushes).zip(&push_fds) {
             let feed = feed_of(&plan, push.rung, None);
             pushes.push(Push::new(PushId(id), push.clone(), feed, PushMemory::open(fd)?));
         }
-        let (transcode, end) = Transcode::start(&plan, &source_fd, &logs, record, shadow, wake)?;
+        let (transcode, end) =
+            Transcode::start(&plan, &source_fd, &logs, record, shadow, mark, wake)?;
         Ok(Self {
             plan,
             logs,
@@ -399,7 +431,7 @@ impl Stream {
     /// Are packets of this stream inside codecs now?
     #[must_use]
     pub fn is_processing(&self) -> bool {
-        self.logs.pipeline == PipelineState::Busy
+        self.logs.pipeline == PipelineState::Busy || self.transcode.is_at_work(&self.logs)
     }
 
     /// Ends what is still open.

@@ -8,7 +8,8 @@ use super::overload::Overload;
 use super::pipeline_record::PipelineRecord;
 use super::report::Counts;
 use super::shadow::Shadow;
-use super::source::{End, First, LogSource};
+use super::source::{End, First, LogSource, Reading};
+use super::stall::Work;
 use super::stream::{StreamError, Wake};
 use super::{Outbox, anchor, report};
 use crate::ladder::RungDecision;
@@ -24,12 +25,12 @@ use crate::pipeline::{
 use crate::rtmp::amf;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tasuki_shared::clock;
 use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::{RungId, SessionId};
 use tasuki_shared::memory::log::{Entry, EntryKind, LogHeads};
+use tasuki_shared::memory::session::WorkMark;
 use tasuki_shared::message::{FromWorker, Notice};
 use tasuki_shared::plan::{AudioPlan, LogKind, Plan, RungKind};
 
@@ -54,7 +55,7 @@ pub struct Transcode {
     audio_plan: AudioPlan,
     last_frame: Option<CutFrame>,
     audio: Option<AudioResume>,
-    lapped: Arc<AtomicU64>,
+    reading: Arc<Reading>,
     /// Pipelines that ended and whose threads are still to be joined.
     ended: Vec<Pipeline>,
     /// A follower that could not be gone on with.
@@ -109,6 +110,7 @@ impl Transcode {
         logs: &Logs,
         record: PipelineRecord,
         shadow: Option<Shadow>,
+        mark: WorkMark,
         wake: &Wake,
     ) -> Result<(Self, End), StreamError> {
         let PipelineRecord { last_frame, audio, ladder, heads: _ } = record;
@@ -119,7 +121,7 @@ impl Transcode {
             audio_plan: plan.audio,
             last_frame,
             audio,
-            lapped: Arc::new(AtomicU64::new(0)),
+            reading: Arc::new(Reading::default()),
             ended: Vec::new(),
             cut_wish: CutWish::None,
             stale: None,
@@ -137,8 +139,9 @@ impl Transcode {
         }
         if let Some(shadow) = shadow {
             if shadow.fits(transcode.ladder.as_ref()) {
-                let (pipeline, lapped, end) = shadow.go_live(transcode.cut(plan, logs));
-                (transcode.state, transcode.lapped) = (State::Running(pipeline), lapped);
+                let (pipeline, reading, end) = shadow.go_live(transcode.cut(plan, logs));
+                reading.mark(mark);
+                (transcode.state, transcode.reading) = (State::Running(pipeline), reading);
                 // The follower may wait for the next packet, and has orders to look at.
                 logs.source.wake();
                 return Ok((transcode, end));
@@ -146,6 +149,7 @@ impl Transcode {
             transcode.stale = Some(shadow);
         }
         let end = End::open();
+        transcode.reading.mark(mark);
         if plan.transcodes() || matches!(plan.audio, AudioPlan::Aac { .. }) {
             let pipeline = transcode.open(plan, source, logs, &end, wake)?;
             transcode.state = State::Running(pipeline);
@@ -185,7 +189,7 @@ impl Transcode {
             let video = video.unwrap_or(heads.index_head);
             First { video, audio: self.audio.map_or(video, |audio| audio.source_index) }
         };
-        let packets = LogSource::open(source, first, end.clone(), Arc::clone(&self.lapped))?;
+        let packets = LogSource::open(source, first, end.clone(), Arc::clone(&self.reading))?;
         let cut = self.cut(plan, logs);
         let start = if fresh {
             Start::Fresh
@@ -387,7 +391,50 @@ impl Transcode {
     /// Packets that were overwritten before they were decoded.
     #[must_use]
     pub fn lapped(&self) -> u64 {
-        self.lapped.load(Ordering::Relaxed)
+        self.reading.lapped()
+    }
+
+    /// What the pipeline has to do and how far it has come; its threads.
+    #[must_use]
+    pub fn work(&self, logs: &Logs, counts: &Counts) -> Work {
+        match &self.state {
+            // One that is held back for a cut waits for the cut.
+            State::Running(pipeline) if !self.is_at_cut() => {
+                let next = self.reading.next();
+                let waits = next < logs.source.heads().index_head && pipeline.threads().is_some();
+                Work { moved: next.wrapping_add(counts.totals.frames_out), waits }
+            }
+            State::Running(_) | State::None | State::Done => Work::default(),
+        }
+    }
+
+    /// Is there anything that the pipeline works on, or will? Of what it took over from another owner
+    /// nobody keeps count.
+    #[must_use]
+    pub fn is_at_work(&self, logs: &Logs) -> bool {
+        match &self.state {
+            State::Running(pipeline) => {
+                self.reading.is_at_work()
+                    || self.reading.next() < logs.source.heads().index_head
+                    || pipeline.holds_output()
+            }
+            State::None | State::Done => false,
+        }
+    }
+
+    /// Of the pipeline that runs.
+    #[must_use]
+    pub fn threads(&self) -> Vec<i32> {
+        match &self.state {
+            State::Running(pipeline) => pipeline.threads().unwrap_or_default(),
+            State::None | State::Done => Vec::new(),
+        }
+    }
+
+    /// The last frame of the committed record.
+    #[must_use]
+    pub fn last_frame(&self) -> Option<u64> {
+        self.last_frame.map(|frame| frame.source_index)
     }
 
     /// What of this the commit record must know.

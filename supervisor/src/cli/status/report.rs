@@ -1,6 +1,8 @@
 //! A `Status` as text: a headline, the workers, the sessions with their rungs, pushes and
 //! recording under each.
 
+mod deaths;
+
 use super::super::human;
 use super::super::table::{Align, Cell, Colour, Column, Paint, Screen, Table, bold};
 use tasuki_shared::status::{
@@ -26,6 +28,10 @@ pub(super) fn draw(status: &Status, screen: Screen) -> String {
     if !status.recycles.is_empty() {
         lines.push(String::new());
         draw_recycles(&status.recycles, screen, &mut lines);
+    }
+    if !status.deaths.is_empty() {
+        lines.push(String::new());
+        deaths::draw(&status.deaths, screen, &mut lines);
     }
     lines.push(String::new());
     lines.join("\n")
@@ -250,7 +256,15 @@ fn session_row(session: &SessionStatus) -> [Cell; 15] {
 fn part_rows(session: &SessionStatus) -> Vec<[Cell; 7]> {
     let rungs = session.rungs.iter().map(rung_row);
     let pushes = session.pushes.iter().map(push_row);
-    rungs.chain(pushes).chain(session.records.iter().map(record_row)).collect()
+    let records = session.records.iter().map(record_row);
+    let suspicion = Some(&session.suspicion).filter(|words| !words.is_empty());
+    rungs.chain(pushes).chain(records).chain(suspicion.map(|words| suspicion_row(words))).collect()
+}
+
+/// Of deaths of its workers.
+fn suspicion_row(words: &str) -> [Cell; 7] {
+    let words = Cell::new(words, Colour::Bad);
+    [Cell::plain("suspected"), blank(), blank(), blank(), blank(), blank(), words]
 }
 
 fn rung_row(rung: &RungStatus) -> [Cell; 7] {
@@ -322,8 +336,9 @@ fn counted(count: u64, colour: Colour) -> Cell {
 pub(in crate::cli) fn worker_colour(state: &str) -> Colour {
     match state {
         "serving" | "standby" => Colour::Good,
-        "starting" | "draining" => Colour::Caution,
+        "starting" | "draining" | "quarantine" => Colour::Caution,
         "backoff" => Colour::Bad,
+        stuck if stuck.starts_with("stuck") => Colour::Bad,
         _ => Colour::Plain,
     }
 }

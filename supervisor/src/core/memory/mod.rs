@@ -97,7 +97,10 @@ fn look(slot: &Slot) -> Option<Look> {
         (Role::Worker, State::Serving(_)) => Duty::Serves,
         (Role::Worker, State::Standby(_)) => Duty::StandsBy,
         (Role::Worker, State::Draining(process)) if !process.sessions.is_empty() => Duty::Leaves,
-        (Role::Worker, State::Starting(..) | State::Draining(_) | State::Ending(..)) => Duty::Idle,
+        (
+            Role::Worker,
+            State::Starting(..) | State::Isolated(_) | State::Draining(_) | State::Ending(..),
+        ) => Duty::Idle,
         (Role::Worker, State::Backoff { .. } | State::Gone) => return None,
     };
     let process = slot.process()?;

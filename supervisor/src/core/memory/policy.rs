@@ -19,7 +19,8 @@ use tasuki_shared::config::{Memory, MemoryLimits, Recycling};
 use tasuki_shared::id::Generation;
 use tasuki_shared::limits::{
     HANDOFF_TIME, PRESSURE_GAIN_BYTES_MIN, PRESSURE_STALL_PERCENT, PURGE_DEADLINE, PURGE_TRIES_MAX,
-    SETTLE_TIME, TREND_INTERVAL, TREND_INTERVAL_NEAR,
+    RECOVERY_ROOM_BYTES_MIN, RECOVERY_ROOM_DIVISOR, SETTLE_TIME, TREND_INTERVAL,
+    TREND_INTERVAL_NEAR,
 };
 use tasuki_shared::message::{AllocatorFigures, Haste};
 use tasuki_shared::status::MemoryStatus;
@@ -522,7 +523,10 @@ impl Policy {
                 return Some(Hold::Budget);
             }
         }
-        let room = host.total_bytes == 0 || host.available_bytes >= subject.needs();
+        // The last of the memory is for a worker that dies meanwhile.
+        let kept = RECOVERY_ROOM_BYTES_MIN.min(host.total_bytes / RECOVERY_ROOM_DIVISOR);
+        let needed = subject.needs().saturating_add(kept);
+        let room = host.total_bytes == 0 || host.available_bytes >= needed;
         if !room && self.holds(Rule::Room) {
             return Some(Hold::NoRoom);
         }

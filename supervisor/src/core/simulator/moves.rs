@@ -67,7 +67,9 @@ impl World {
         let workers = self.core.slots.iter().filter(|slot| slot.role == Role::Worker);
         let settings = &self.core.settings;
         // Each worker that cannot go may have a fresh one beside it.
-        let most = 2 * usize::from(settings.workers + settings.standby) + 1;
+        let most = 2 * usize::from(settings.workers + settings.standby)
+            + 1
+            + tasuki_shared::limits::QUARANTINES_MAX;
         assert!(workers.count() <= most, "{context}: temporary slots pile up");
     }
 
@@ -232,7 +234,8 @@ impl World {
         }
         self.alive.remove(&generation);
         let death = Death::Exited(0);
-        self.on(Event::Died { generation, death, processing: BTreeSet::new() });
+        let killer = Killer::Somebody;
+        self.on(Event::Died { generation, death, killer, processing: BTreeMap::new() });
         true
     }
 
@@ -334,6 +337,8 @@ impl World {
             "move_crashed" => &mut self.seen.crashed_over,
             "move_kept" => &mut self.seen.kept,
             "recycle_awaits_keyframe" => &mut self.seen.awaited_keyframes,
+            "session_quarantined" => &mut self.seen.quarantined,
+            "stream_dropped" => &mut self.seen.dropped,
             _ => return,
         };
         *seen += 1;

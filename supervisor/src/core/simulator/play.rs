@@ -4,7 +4,7 @@ use super::super::tests::{peer, request};
 use super::moves::is_about;
 use super::*;
 use crate::core::event::Loss;
-use tasuki_shared::message::{CutReport, KeepReason, PROTOCOL_VERSION};
+use tasuki_shared::message::{CutReport, KeepReason, PROTOCOL_VERSION, Stalled, StalledPart};
 
 impl World {
     /// A channel may close before the death; the core then sends nothing new to it.
@@ -78,6 +78,7 @@ impl World {
                 let host = super::super::memory::HostMemory::default();
                 self.on(Event::Sampled { cpu_percent, host, workers: vec![] });
             }
+            49..50 => self.poison_kills(),
             _ => {
                 if let Some(generation) = self.any() {
                     self.work(generation);
@@ -155,6 +156,14 @@ impl World {
         let heartbeat =
             tasuki_shared::message::Heartbeat { session: None, lobby: 0, allocator: None };
         self.says(generation, FromWorker::Heartbeat(Box::new(heartbeat)));
+        let own = self.alive[&generation].sessions.keys().next().copied();
+        if let Some(session) = own
+            && self.below(400) == 0
+        {
+            let what = StalledPart::Pipeline;
+            let stalled = vec![Stalled { session, what, for_ms: u32::MAX }];
+            self.says(generation, FromWorker::Progress { stalled });
+        }
     }
 
     /// A worker speaks of any session, a generation of any time, a ticket of nobody.
@@ -211,7 +220,7 @@ impl World {
         let deadline = self.now
             + self.core.settings.shutdown_deadline
             + CLOSING_GRACE
-            + HEARTBEAT_DEADLINE
+            + HANG_DEADLINE
             + REAP_DEADLINE
             + 10 * SECOND;
         while !self.left {

@@ -122,3 +122,29 @@ fn a_rate_that_is_no_number_does_not_reach_the_status() {
     let status = bench.core.status(bench.now);
     assert_eq!(status.sessions[0].fps.to_bits(), 0.0_f32.to_bits());
 }
+
+/// What the largest worker holds may be needed again at any moment: while there is no more than
+/// that, nobody new is let in, and whoever is live goes on.
+#[test]
+fn the_last_of_the_memory_is_kept_for_recovery() {
+    const MIB: u64 = 1 << 20;
+    let mut bench = Bench::ready(settings());
+    let (live, worker) = bench.live("a");
+    let (lobby, its) = bench.admit();
+    let available = |bench: &mut Bench, available_bytes| {
+        let host = HostMemory { total_bytes: 8192 * MIB, available_bytes, ..HostMemory::default() };
+        let sample = Sample { footprint_bytes: 200 * MIB, ..Sample::default() };
+        bench.on(Event::Sampled { cpu_percent: 1.0, host, workers: vec![(worker, sample)] });
+    };
+    available(&mut bench, 199 * MIB);
+    let (_, effects) = bench.accept();
+    let refused = lease_in(&effects).unwrap().1.admission;
+    assert_eq!(refused, Admission::Refuse(RefuseReason::NoMemory));
+    let refused = bench.publish(lobby, its, "b");
+    assert_eq!(verdict_in(&refused), Some(Verdict::Refuse(RefuseReason::NoMemory)));
+    let effects = bench.on(died(worker, Death::Signalled(9)));
+    assert_eq!(lease_in(&effects).unwrap().1.session, live, "what is live is recovered");
+    available(&mut bench, 201 * MIB);
+    let (_, effects) = bench.accept();
+    assert_eq!(lease_in(&effects).unwrap().1.admission, Admission::Admit);
+}

@@ -61,16 +61,3 @@ fn a_dialer_that_dies_in_a_drain_is_replaced_while_a_stream_goes_on() {
     bench.after(SECOND);
     assert_ne!(bench.dialer(), dialer);
 }
-
-#[test]
-fn a_process_that_survives_its_kill_loses_its_sessions_and_does_not_hold_the_server() {
-    let mut bench = Bench::ready(Settings { workers: 1, standby: 0, ..settings() });
-    let (session, worker) = bench.live("a");
-    assert!(bench.after(HEARTBEAT_DEADLINE).contains(&Effect::Kill { generation: worker }));
-    let effects = bench.after(REAP_DEADLINE);
-    assert!(closes(&effects, session), "nobody else may have what it may still read");
-    assert!(effects.iter().all(|effect| !matches!(effect, Effect::Send { .. })));
-    // The dialer, silent as well, is as dead.
-    let effects = bench.on(Event::Terminate);
-    assert!(effects.contains(&Effect::Leave(tasuki_shared::exit::Exit::Done)));
-}

@@ -18,7 +18,7 @@ const ASKED: u32 = 2;
 const PUBLISHING: u32 = 3;
 const OVER: u32 = 4;
 
-pub(super) const REASONS: [RefuseReason; 13] = [
+pub(super) const REASONS: [RefuseReason; 15] = [
     RefuseReason::NoSlot,
     RefuseReason::NoCpu,
     RefuseReason::HostCap,
@@ -32,6 +32,8 @@ pub(super) const REASONS: [RefuseReason; 13] = [
     RefuseReason::NoWorker,
     RefuseReason::PlayUnsupported,
     RefuseReason::NoResource,
+    RefuseReason::NoMemory,
+    RefuseReason::Poison,
 ];
 
 /// A reason as it is stored. Numbers are never reused; 0 is none.
@@ -50,6 +52,8 @@ const fn number_of(reason: RefuseReason) -> u32 {
         RefuseReason::NoWorker => 11,
         RefuseReason::PlayUnsupported => 12,
         RefuseReason::NoResource => 13,
+        RefuseReason::NoMemory => 14,
+        RefuseReason::Poison => 15,
     }
 }
 

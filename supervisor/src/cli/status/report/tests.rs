@@ -2,6 +2,7 @@ use super::*;
 use std::collections::BTreeMap;
 use tasuki_shared::status::MemoryStatus;
 use tasuki_shared::status::MoveStatus;
+use tasuki_shared::status::{DeathSession, DeathStatus};
 
 fn status() -> Status {
     let worker = WorkerStatus {
@@ -108,6 +109,7 @@ fn status() -> Status {
         workers: vec![worker, standby],
         sessions: vec![session, waiting],
         recycles: vec![],
+        deaths: Vec::new(),
         refusals: BTreeMap::from([("stream key not accepted".into(), 3)]),
         sessions_total: 12,
         frames_lost: 0,
@@ -194,4 +196,37 @@ fn recycles_are_shown_with_the_moves_they_are_made_of() {
             "RECYCLE  WORKER  REASON    OUTCOME  TOOK  BEFORE  AFTER  MOVES  DETAIL",
         ]
     );
+}
+
+/// A death is shown with its cause and where its streams went; one who is suspected is told of
+/// under its session.
+#[test]
+fn deaths_are_shown_with_what_became_of_their_streams() {
+    let stream = |name: &str, outcome: &str, suspicion: &str| DeathSession {
+        session: "65f0-12".into(),
+        name: name.into(),
+        outcome: outcome.into(),
+        suspicion: suspicion.into(),
+    };
+    let death = DeathStatus {
+        unix_ms: 0,
+        worker: "w0/g6".into(),
+        role: "worker".into(),
+        cause: "fault signal 11".into(),
+        sessions: vec![
+            stream("cam-1", "w1/g8", ""),
+            stream("cam-2", "ended: again and again", "in quarantine"),
+        ],
+    };
+    let mut status = Status { deaths: vec![death], ..status() };
+    status.sessions[0].suspicion = "in quarantine".into();
+    let text = draw(&status, Screen { width: None, paint: Paint::Plain });
+    let lines: Vec<_> = text.lines().rev().take(3).collect();
+    assert!(lines[0].starts_with("    65f0-12  cam-2  ended: again and again"), "{text}");
+    assert!(lines[1].starts_with("    65f0-12  cam-1  w1/g8"), "{text}");
+    assert!(
+        lines[2].starts_with("w0/g6  worker") && lines[2].contains("fault signal 11"),
+        "{text}"
+    );
+    assert!(text.contains("    suspected"), "{text}");
 }

@@ -108,6 +108,7 @@ fn status() -> Status {
         ],
         sessions: vec![lobby, session],
         recycles: vec![moving, done],
+        deaths: Vec::new(),
         refusals: std::collections::BTreeMap::new(),
         sessions_total: 12,
         frames_lost: 0,
