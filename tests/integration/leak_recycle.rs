@@ -13,7 +13,7 @@ use tasuki_tests::server::{Server, Setup};
 
 const BOUND: Duration = Duration::from_secs(40);
 /// Long enough for a worker to leak, and for its stream to move.
-const STREAM_S: u32 = 36;
+const STREAM_S: u32 = 40;
 const STATE: &str = "state";
 /// What a worker leaks from.
 const CULPRIT: &str = "tasuki_worker::chaos";
