@@ -14,9 +14,11 @@
 //! |---|---|
 //! | [`slope`] | how fast a footprint grows, and when it reaches a limit |
 //! | [`policy`] | what to do about it |
+//! | [`asked`] | when that is asked for again |
 //! | [`verdict`] | how that is said |
 //! | [`simulator`] | whether that holds over many lives |
 
+mod asked;
 pub mod policy;
 pub mod simulator;
 pub mod slope;

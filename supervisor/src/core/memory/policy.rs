@@ -8,6 +8,7 @@
 use super::super::event::Sample;
 use super::super::rotation::RecycleReason;
 use super::HostMemory;
+use super::asked::{Asked, Urgency};
 use super::slope::{self, Trend};
 use super::verdict::{Hold, Verdict};
 use std::collections::{BTreeMap, VecDeque};
@@ -16,7 +17,7 @@ use tasuki_shared::config::{Memory, MemoryLimits, Recycling};
 use tasuki_shared::id::Generation;
 use tasuki_shared::limits::{
     HANDOFF_TIME, PRESSURE_GAIN_BYTES_MIN, PRESSURE_STALL_PERCENT, PURGE_DEADLINE, PURGE_TRIES_MAX,
-    RECYCLE_RETRY, RECYCLE_RETRY_DOUBLINGS_MAX, SETTLE_TIME, TREND_INTERVAL, TREND_INTERVAL_NEAR,
+    SETTLE_TIME, TREND_INTERVAL, TREND_INTERVAL_NEAR,
 };
 use tasuki_shared::message::{AllocatorFigures, Haste};
 use tasuki_shared::status::MemoryStatus;
@@ -116,20 +117,6 @@ enum Birth {
     Settling,
     Settled { bytes: u64 },
     Over { bytes: u64 },
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    at: Duration,
-    times: u32,
-    urgency: Urgency,
-}
-
-/// The hard limit does not wait for what was asked for less.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Urgency {
-    Soft,
-    Hard,
 }
 
 /// A worker that should go.
@@ -592,19 +579,6 @@ impl Candidate {
     fn new(subject: &Subject, rank: u8, reason: RecycleReason, detail: String) -> Self {
         let footprint_bytes = subject.trend.last().unwrap_or(0);
         Self { generation: subject.look.generation, reason, rank, footprint_bytes, detail }
-    }
-}
-
-impl Urgency {
-    fn of(reason: &RecycleReason) -> Self {
-        if *reason == RecycleReason::MemoryHard { Self::Hard } else { Self::Soft }
-    }
-}
-
-impl Asked {
-    fn again(self) -> Duration {
-        let doublings = self.times.saturating_sub(1).min(RECYCLE_RETRY_DOUBLINGS_MAX);
-        self.at + RECYCLE_RETRY * (1 << doublings)
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use tasuki_shared::limits::RECYCLE_RETRY;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
