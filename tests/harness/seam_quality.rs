@@ -18,15 +18,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tasuki_shared::clock;
 use tasuki_shared::message::Haste;
-use tasuki_shared::status::{MoveStatus, Reply, Request};
+use tasuki_shared::status::{Reply, Request};
 
 const BOUND: Duration = Duration::from_secs(60);
-const RUNG: u32 = 360;
-const KBPS: u32 = 800;
 /// What is looked at behind a seam: two seconds.
 const WINDOW: usize = 2 * natural::FPS as usize;
-/// Four seconds: rungs have an IDR of their own in between.
-const SOURCE_GOP: u32 = 4 * natural::FPS;
+/// Three seconds: rungs have an IDR of their own in between.
+const SOURCE_GOP: u32 = 3 * natural::FPS;
+/// A move is not begun so near the end that its window may not fit.
+const LAST_MOVE_BEFORE_END: Duration = Duration::from_secs(5);
 const MOVED: &str = "moved";
 const STILL: &str = "still";
 
@@ -34,6 +34,21 @@ const SSIM_MOST: f64 = 0.01;
 const BITRATE_MOST: f64 = 0.10;
 const IDR_MOST: f64 = 1.4;
 const SOUND_MOST_DB: f64 = 3.0;
+
+/// What is published, and what it becomes.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene {
+    source: natural::Size,
+    /// Height and ceiling of the rung.
+    rung: u32,
+    kbps: u32,
+}
+
+/// Cheap enough for a machine that does other things as well.
+pub const SMALL: Scene =
+    Scene { source: natural::Size { width: 640, height: 360, kbps: 2500 }, rung: 180, kbps: 300 };
+pub const LARGE: Scene =
+    Scene { source: natural::Size { width: 1280, height: 720, kbps: 5000 }, rung: 360, kbps: 800 };
 
 /// One seam beside the same pictures of the unmoved run.
 #[derive(Clone, Copy, Debug)]
@@ -73,13 +88,20 @@ impl fmt::Display for Quality {
     }
 }
 
-/// Publishes for `seconds` and moves one of the streams when so many seconds are sent.
-pub fn run(directory: &Path, seconds: u32, moves: &[(u32, Haste)]) -> Result<Vec<Quality>> {
-    let file = natural::file(seconds, SOURCE_GOP)?;
+/// Publishes for `seconds` and moves one of the streams when so many seconds are sent, or as soon as
+/// it can be; on a machine that is busy fewer moves may fit.
+pub fn run(
+    directory: &Path,
+    scene: Scene,
+    seconds: u32,
+    moves: &[(u32, Haste)],
+) -> Result<Vec<Quality>> {
+    let Scene { source, rung, kbps } = scene;
+    let file = natural::file(source, seconds, SOURCE_GOP)?;
     let origin = Origin::start(directory)?;
     let setup = Setup {
         workers: Some(2),
-        rungs: Some(vec![Rung::encoded(RUNG, KBPS)]),
+        rungs: Some(vec![Rung::encoded(rung, kbps)]),
         audio: Some("aac"),
         origin_port: Some(origin.port()),
         ..Setup::default()
@@ -93,6 +115,10 @@ pub fn run(directory: &Path, seconds: u32, moves: &[(u32, Haste)]) -> Result<Vec
     for (second, haste) in moves {
         let due = sending.began + Duration::from_secs(u64::from(*second));
         clock::pause(due.saturating_duration_since(clock::now()));
+        let end = sending.began + Duration::from_secs(u64::from(seconds));
+        if clock::now() + LAST_MOVE_BEFORE_END > end {
+            break;
+        }
         let request = Request::Move { session: session.clone(), haste: *haste };
         let moved = match server.request(&request)? {
             Reply::Moved(moved) => moved,
@@ -104,8 +130,10 @@ pub fn run(directory: &Path, seconds: u32, moves: &[(u32, Haste)]) -> Result<Vec
             | Reply::Done
             | Reply::Refused { .. }) => bail!("the move was answered by {other:?}"),
         };
-        let MoveStatus { outcome, .. } = &moved;
-        ensure!(outcome == "done", "{moved:?}");
+        if moved.outcome.starts_with("kept: the session ended") {
+            break;
+        }
+        ensure!(moved.outcome == "done", "{moved:?}");
         let sent = clock::now().duration_since(sending.began);
         let frames = sent.as_millis() * u128::from(natural::FPS) / 1000;
         cuts.push((usize::try_from(frames)?, *haste));
@@ -116,9 +144,9 @@ pub fn run(directory: &Path, seconds: u32, moves: &[(u32, Haste)]) -> Result<Vec
     server.wait_no_sessions(BOUND)?;
     origin.wait_idle(BOUND)?;
     server.stop()?;
-    let recording = |name: &str| origin.recording(&format!("{name}_{RUNG}p"));
+    let recording = |name: &str| origin.recording(&format!("{name}_{rung}p"));
     let (moved, still) = (recording(MOVED)?, recording(STILL)?);
-    compare(directory, &file, &moved, &still, &cuts)
+    compare(directory, rung, &file, [&moved, &still], &cuts)
 }
 
 /// A publisher on a thread of its own.
@@ -177,16 +205,17 @@ impl Pictures {
 
 fn compare(
     directory: &Path,
+    rung: u32,
     source: &Path,
-    moved_file: &Path,
-    still_file: &Path,
+    [moved_file, still_file]: [&Path; 2],
     cuts: &[(usize, Haste)],
 ) -> Result<Vec<Quality>> {
     let (moved, still) = (Pictures::of(moved_file)?, Pictures::of(still_file)?);
     let sent = Flv::read(source)?.coded(Kind::Video).count();
-    ensure!(moved.bytes.len() == sent && still.bytes.len() == sent, "pictures are missing");
+    let found = (moved.bytes.len(), still.bytes.len());
+    ensure!(found == (sent, sent), "of {sent} pictures came {found:?}");
     let [moved_ssim, still_ssim] = [(moved_file, "moved"), (still_file, "still")]
-        .map(|(file, name)| ssim(file, source, &directory.join(format!("{name}.ssim"))));
+        .map(|(file, name)| ssim(file, rung, source, &directory.join(format!("{name}.ssim"))));
     let (moved_ssim, still_ssim) = (moved_ssim?, still_ssim?);
     ensure!(moved_ssim.len() == sent && still_ssim.len() == sent, "pictures were not compared");
     let mean = |ssim: &[f64], seam: usize| -> f64 {
@@ -201,6 +230,9 @@ fn compare(
     for &(cut, haste) in cuts {
         let before = moved.idrs.iter().rev().find(|idr| **idr <= cut + 2);
         let seam = *before.context("no IDR at the seam")?;
+        if seam + WINDOW > sent {
+            continue;
+        }
         let seam_s = f64::from(u32::try_from(seam)?) / f64::from(natural::FPS);
         found.push(Quality {
             seam,
@@ -218,9 +250,9 @@ fn compare(
 }
 
 /// SSIM of each picture against the source, scaled to the rendition's size.
-fn ssim(file: &Path, source: &Path, statistics: &Path) -> Result<Vec<f64>> {
+fn ssim(file: &Path, rung: u32, source: &Path, statistics: &Path) -> Result<Vec<f64>> {
     let filter = format!(
-        "[1:v]scale=-2:{RUNG}:flags=area,setpts=N/({fps}*TB)[wanted];\
+        "[1:v]scale=-2:{rung}:flags=area,setpts=N/({fps}*TB)[wanted];\
          [0:v]setpts=N/({fps}*TB)[found];[found][wanted]ssim=stats_file={}",
         statistics.display(),
         fps = natural::FPS

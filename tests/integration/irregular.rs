@@ -38,6 +38,9 @@ fn a_publisher_that_falls_silent_is_ended_after_the_configured_time_and_its_name
     in_run_directory("half-open", |run| {
         let mut scene = Scene::start(run.path(), recipe(6), |setup| {
             setup.rtmp_lines = "silence_timeout = \"2s\"".to_owned();
+            // Who waits for a publisher does not hang, also with sound that is not committed yet.
+            setup.worker_lines = "hang_deadline = \"300ms\"\n".to_owned();
+            setup.audio = Some("aac");
         })?;
         let mut publisher = scene.publish("cam")?;
         let tags = before(&scene.source, 2000);
@@ -48,6 +51,7 @@ fn a_publisher_that_falls_silent_is_ended_after_the_configured_time_and_its_name
         let lasted = clock::now().duration_since(fell_silent);
         ensure!(lasted >= Duration::from_millis(1900), "ended after {} ms", lasted.as_millis());
         ensure!(scene.server.log().contains("nothing was received for too long"), "no reason");
+        ensure!(scene.server.status()?.deaths.is_empty(), "{:?}", scene.server.status()?.deaths);
         // The connection is still half open here.
         let again = scene.publish("cam")?;
         drop((publisher, again));

@@ -23,8 +23,9 @@ pub fn run(arguments: &[String]) -> Result<()> {
             let haste = if chance.draw().is_multiple_of(2) { Haste::Now } else { Haste::Scheduled };
             moves.push((at, haste));
         }
-        let more =
-            in_kept_directory("soak-seams", |run| seam_quality::run(run.path(), SECONDS, &moves))?;
+        let more = in_kept_directory("soak-seams", |run| {
+            seam_quality::run(run.path(), seam_quality::LARGE, SECONDS, &moves)
+        })?;
         for quality in &more {
             println!("{quality}");
         }

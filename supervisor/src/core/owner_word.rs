@@ -67,7 +67,8 @@ impl<R: Rules> Core<R> {
                     self.forget_claims(id);
                 }
             }
-            (false, Step::Releasing) if new_lives => {
+            // One that belongs alone goes to nobody else.
+            (false, Step::Releasing) if new_lives && !self.is_quarantined(id) => {
                 self.forget_doubt(id);
                 self.seat_taker(id);
                 self.set_step(id, Step::TakingOver, now + ADOPT_DEADLINE);

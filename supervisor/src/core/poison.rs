@@ -203,6 +203,21 @@ impl<R: Rules> Core<R> {
         }
     }
 
+    /// A worker for one stream alone that died before it had it, or could not be made.
+    pub(super) fn quarantine_failed(&mut self, now: Duration, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&id)
+            && let Standing::Quarantined { since, deaths } = &mut session.blame.standing
+        {
+            (*since, *deaths) = (now, deaths.saturating_add(1));
+        }
+    }
+
+    pub(super) fn is_quarantined(&self, id: SessionId) -> bool {
+        self.sessions
+            .get(&id)
+            .is_some_and(|session| matches!(session.blame.standing, Standing::Quarantined { .. }))
+    }
+
     /// A quarantine whose stream has ended, or is let out, is over.
     pub(super) fn end_quarantines(&mut self, now: Duration) {
         for at in 0..self.slots.len() {
@@ -248,13 +263,29 @@ impl<R: Rules> Core<R> {
             .map(|(id, _)| *id)
             .collect();
         for id in ready {
-            let Some(to) = self.least_loaded(Seat::Stream) else { return };
+            let holder = self.sessions.get(&id).and_then(super::lease::Session::generation);
+            let is_alone = self.slots.iter().any(|slot| match &slot.state {
+                State::Isolated(process) => Some(process.generation) == holder,
+                State::Starting(..)
+                | State::Standby(_)
+                | State::Serving(_)
+                | State::Draining(_)
+                | State::Ending(..)
+                | State::Backoff { .. }
+                | State::Gone => false,
+            });
+            let to = self.least_loaded(Seat::Stream).filter(|to| Some(*to) != holder);
+            if is_alone && to.is_none() {
+                return;
+            }
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.blame = Blame::default();
             }
             let detail = format!("nothing happened for {QUARANTINE_TIME:?}");
             self.announce_session(Loudness::Info, "quarantine_over", id, detail);
-            self.begin_move(now, id, to, Haste::Scheduled, Order::Nobody);
+            if let (true, Some(to)) = (is_alone, to) {
+                self.begin_move(now, id, to, Haste::Scheduled, Order::Nobody);
+            }
         }
     }
 

@@ -485,6 +485,10 @@ impl<R: Rules> Core<R> {
         let needed = self.stage == Stage::Running
             || self.slots[at].role == Role::Dialer && self.pushes_go_on();
         let tenure = self.slots[at].tenure;
+        let was_unused = self.slots[at].process().is_none_or(|process| process.sessions.is_empty());
+        if let (Tenure::Quarantine(id), true) = (tenure, was_unused) {
+            self.quarantine_failed(now, id);
+        }
         // Who is still suspected gets another worker of its own.
         let ends = match tenure {
             Tenure::Fixed => false,

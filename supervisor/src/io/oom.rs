@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 pub struct OomCounter {
     source: Option<PathBuf>,
     used: u64,
+    /// The count one round earlier: a process that was killed takes a while to be gone.
+    seen: u64,
 }
 
 impl OomCounter {
@@ -26,7 +28,7 @@ impl OomCounter {
     fn of(candidates: &[PathBuf]) -> Self {
         let source = candidates.iter().find(|path| read(path).is_some()).cloned();
         let used = source.as_deref().and_then(read).unwrap_or(0);
-        Self { source, used }
+        Self { source, used, seen: used }
     }
 
     /// Who killed a process of ours just now, and not on our order.
@@ -40,9 +42,10 @@ impl OomCounter {
         }
     }
 
-    /// What was counted so far killed nobody of ours.
+    /// What was counted up to the last call killed nobody of ours.
     pub fn forget(&mut self) {
-        self.used = self.source.as_deref().and_then(read).unwrap_or(self.used);
+        self.used = self.used.max(self.seen);
+        self.seen = self.source.as_deref().and_then(read).unwrap_or(self.seen);
     }
 }
 
@@ -89,6 +92,7 @@ mod tests {
         let killers = [counter.killer(), counter.killer(), counter.killer()];
         assert_eq!(killers, [Killer::OutOfMemory, Killer::OutOfMemory, Killer::Somebody]);
         write(6);
+        counter.forget();
         counter.forget();
         assert_eq!(counter.killer(), Killer::Somebody);
         fs::remove_file(&path).unwrap();

@@ -4,7 +4,7 @@ use super::record::Put;
 use super::{Phase, Session, adopt};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::memory::commit::Section;
 use tasuki_shared::message::EndReason;
@@ -41,7 +41,28 @@ impl Dirty {
     }
 }
 
+/// After so long without media, what waited for something to go with is committed by itself.
+const QUIET_AFTER: Duration = Duration::from_millis(100);
+
 impl Session {
+    /// Is there something that somebody waits for?
+    pub(super) fn is_due(&self) -> bool {
+        let Changed { ingest, publish, timeline, pipeline, pushes } = self.changed;
+        !matches!(self.phase, Phase::Live(_))
+            || self.reply.written < self.reply.head
+            || [ingest, publish, timeline, pipeline, pushes].contains(&Dirty::Yes)
+    }
+
+    /// What waited for something to go with is due when nothing comes.
+    pub(super) fn wait_no_longer(&mut self, now: Instant) {
+        if let Phase::Live(stream) = &self.phase
+            && now.duration_since(stream.last_media) >= QUIET_AFTER
+            && self.changed.ingest == Dirty::WithTheNext
+        {
+            self.changed.ingest = Dirty::Yes;
+        }
+    }
+
     /// Encodes what changed and flips the record, then shows it to the logs' readers.
     pub(super) fn commit_changes(&mut self) {
         let stream = match &self.phase {

@@ -275,13 +275,6 @@ impl Session {
         self.rest();
     }
 
-    fn is_due(&self) -> bool {
-        let Changed { ingest, publish, timeline, pipeline, pushes } = self.changed;
-        !matches!(self.phase, Phase::Live(_))
-            || self.reply.written < self.reply.head
-            || [ingest, publish, timeline, pipeline, pushes].contains(&Dirty::Yes)
-    }
-
     /// Read after a death: whoever had packets inside codecs may have been the cause.
     fn rest(&self) {
         if !self.stream().is_some_and(Stream::is_processing) {
@@ -339,6 +332,7 @@ impl Session {
         if let Some(stream) = self.stream_mut() {
             stream.tick(id, now, outbox);
         }
+        self.wait_no_longer(now);
         self.advance(now, outbox);
     }
 

@@ -401,7 +401,7 @@ impl Transcode {
             // One that is held back for a cut waits for the cut.
             State::Running(pipeline) if !self.is_at_cut() => {
                 let next = self.reading.next();
-                let waits = next < logs.source.heads().index_head && pipeline.threads().is_some();
+                let waits = next < logs.source.published_head() && pipeline.threads().is_some();
                 Work { moved: next.wrapping_add(counts.totals.frames_out), waits }
             }
             State::Running(_) | State::None | State::Done => Work::default(),
@@ -415,7 +415,7 @@ impl Transcode {
         match &self.state {
             State::Running(pipeline) => {
                 self.reading.is_at_work()
-                    || self.reading.next() < logs.source.heads().index_head
+                    || self.reading.next() < logs.source.published_head()
                     || pipeline.holds_output()
             }
             State::None | State::Done => false,

@@ -289,6 +289,12 @@ impl LogWriter {
         }
     }
 
+    /// Up to where readers see it.
+    #[must_use]
+    pub fn published_head(&self) -> u64 {
+        self.memory.published().load(Ordering::Relaxed)
+    }
+
     /// The entry of `index`, for the owner's own outputs: committed or not.
     #[must_use]
     pub fn entry(&self, index: u64) -> Option<Entry> {
