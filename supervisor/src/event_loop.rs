@@ -14,7 +14,7 @@ mod turn;
 pub use turn::Turn;
 
 use crate::core::Core;
-use crate::core::event::{Announcement, Effect, Event, Fds, Killer, Loss};
+use crate::core::event::{Effect, Event, Fds, Killer, Loss};
 use crate::core::settings::{MissingFamily, Rules, Settings};
 use crate::io::event_log::EventLog;
 use crate::io::evidence::{Desk, Directory};
@@ -562,24 +562,6 @@ impl Shell {
             | ChannelError::Io(_) => Loss::Broken(error.to_string()),
         };
         self.pending.push_back(Event::ChannelLost { generation, loss });
-    }
-
-    fn announce(&mut self, announcement: Announcement) {
-        self.log.log(self.started.elapsed(), &announcement);
-        if self.watchers.receiver_count() > 0 {
-            let Announcement { loudness: _, event, session, name, worker, peer: _, detail } =
-                announcement;
-            let event = tasuki_shared::status::Event {
-                unix_ms: clock::unix_ms(),
-                event: event.to_owned(),
-                session: session.map(|session| session.to_string()),
-                name,
-                worker,
-                detail,
-            };
-            // Nobody listening any more is no error.
-            let _ = self.watchers.send(Reply::Event(event));
-        }
     }
 }
 

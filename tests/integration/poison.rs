@@ -18,6 +18,8 @@ const HEALTHY: u32 = 7;
 /// The picture that carries the mark, and how many tags follow it.
 const MARKED_PICTURE: usize = 70;
 const TAGS_BEHIND: usize = 60;
+/// Speed, in times of real time.
+const AT_ONCE: u32 = 1000;
 
 /// Was the worker under test built to obey the mark?
 fn obeys() -> Result<bool> {
@@ -63,7 +65,11 @@ fn poison_is_dropped(label: &'static str, mark: &'static [u8], cause: &'static s
         let tags = poisoned(&recipe, mark)?;
         let address = dying.server.address().to_owned();
         let mut poison = RawPublisher::publish(&address, "poison", CHUNK_SIZE)?;
-        poison.send_tags(&tags, 1, |tag| Some(tag.dts_ms))?;
+        // What follows the mark is out before anybody dies of it: later writes would find the
+        // connection closed.
+        let (harmless, deadly) = tags.split_at(tags.len() - TAGS_BEHIND);
+        poison.send_tags(harmless, 1, |tag| Some(tag.dts_ms))?;
+        poison.send_tags(deadly, AT_ONCE, |tag| Some(tag.dts_ms))?;
         // It says nothing more: it is told why it is ended, and by a FIN.
         let goodbye = poison.wait_closed(BOUND)?;
         ensure!(goodbye.reset.is_none(), "{goodbye:?}");

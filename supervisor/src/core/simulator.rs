@@ -25,7 +25,7 @@ use moves::Preparation;
 mod moves;
 mod play;
 
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 64;
 const STEPS: usize = 6_000;
 
 /// What the outside world really is.

@@ -2,10 +2,11 @@
 //! wants a look at a worker or has a new configuration.
 
 use super::{Reloaded, Shell};
-use crate::core::event::{Event, Fds};
+use crate::core::event::{Announcement, Event, Fds};
 use crate::core::report::parse_session_id;
 use crate::core::settings::Settings;
 use crate::io::evidence;
+use tasuki_shared::clock;
 use tasuki_shared::id::{Generation, SessionId};
 use tasuki_shared::limits::RECYCLES_WAITING_MAX;
 use tasuki_shared::message::{EvidenceKind, ToWorker};
@@ -13,6 +14,24 @@ use tasuki_shared::status::{Reply, Status};
 use tokio::sync::{broadcast, mpsc};
 
 impl Shell {
+    pub(super) fn announce(&mut self, announcement: Announcement) {
+        self.log.log(self.started.elapsed(), &announcement);
+        if self.watchers.receiver_count() > 0 {
+            let Announcement { loudness: _, event, session, name, worker, peer: _, detail } =
+                announcement;
+            let event = tasuki_shared::status::Event {
+                unix_ms: clock::unix_ms(),
+                event: event.to_owned(),
+                session: session.map(|session| session.to_string()),
+                name,
+                worker,
+                detail,
+            };
+            // Nobody listening any more is no error.
+            let _ = self.watchers.send(Reply::Event(event));
+        }
+    }
+
     pub fn status(&self) -> Status {
         let mut status = self.core.status(self.clock.last());
         status.uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -2,8 +2,12 @@
 //!
 //! The io thread owns it and is the only writer of its logs.
 
+mod error;
+
+pub use error::StreamError;
+
 use super::pipeline_record::PipelineRecord;
-use super::record::{BadSection, Take};
+use super::record::Take;
 use super::shadow::Shadow;
 use super::source::End;
 use super::totals::Totals;
@@ -17,7 +21,6 @@ use crate::output::cursor::{Feed, LogName, Logs, PipelineState, StreamEnd, sound
 use crate::output::push::{Composed, Connection, Push, PushNews, Wrote};
 use crate::output::record::SeriesId;
 use crate::output::recording::Recording;
-use crate::pipeline::PipelineError;
 use crate::rtmp::amf;
 use crate::rtmp::chunk::{MessageHeader, kind};
 use std::collections::BTreeMap;
@@ -26,7 +29,6 @@ use std::sync::Arc;
 use std::time::Instant;
 use tasuki_shared::clock;
 use tasuki_shared::id::{PushId, RungId, SessionId};
-use tasuki_shared::memory::MemoryError;
 use tasuki_shared::memory::log::{
     EntryKind, HEADER_BYTES_MAX, HeaderKind, LogHeads, LogWriter, MappedLog, Reservation,
 };
@@ -37,19 +39,6 @@ use tasuki_shared::plan::{AudioPlan, LogKind, Plan, PushPlan, RungKind};
 
 /// Wakes the io thread.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
-
-/// Why a stream cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum StreamError {
-    #[error("{found} fds came with the plan, {expected} are needed")]
-    Fds { found: usize, expected: usize },
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    #[error(transparent)]
-    Section(#[from] BadSection),
-    #[error("the pipeline cannot start: {0}")]
-    Pipeline(#[from] PipelineError),
-}
 
 /// What became of a media message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,26 +53,6 @@ pub struct Taken {
 pub enum Due {
     Now,
     WithThePicture,
-}
-
-impl StreamError {
-    /// Ends this worker where the stream cannot run for want of memory: another may have it.
-    pub fn leave_if_out_of_memory(self) -> Self {
-        match &self {
-            Self::Memory(MemoryError::Io { source, .. })
-            | Self::Pipeline(PipelineError::Thread(source))
-                if is_want_of_memory(source) =>
-            {
-                crate::allocator::out_of_memory()
-            }
-            Self::Fds { .. } | Self::Memory(_) | Self::Section(_) | Self::Pipeline(_) => self,
-        }
-    }
-}
-
-/// A thread that gets no stack fails with EAGAIN.
-fn is_want_of_memory(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EAGAIN))
 }
 
 /// Did a push's state change, so that the record must say so?

@@ -4,12 +4,13 @@
 //! frame by frame together. What it was made from is in the commit record, so that another owner
 //! goes on with the very next frame.
 
+mod work;
+
 use super::overload::Overload;
 use super::pipeline_record::PipelineRecord;
 use super::report::Counts;
 use super::shadow::Shadow;
 use super::source::{End, First, LogSource, Reading};
-use super::stall::Work;
 use super::stream::{StreamError, Wake};
 use super::{Outbox, anchor, report};
 use crate::ladder::RungDecision;
@@ -392,43 +393,6 @@ impl Transcode {
     #[must_use]
     pub fn lapped(&self) -> u64 {
         self.reading.lapped()
-    }
-
-    /// What the pipeline has to do and how far it has come; its threads.
-    #[must_use]
-    pub fn work(&self, logs: &Logs, counts: &Counts) -> Work {
-        match &self.state {
-            // One that is held back for a cut waits for the cut.
-            State::Running(pipeline) if !self.is_at_cut() => {
-                let next = self.reading.next();
-                let waits = next < logs.source.published_head() && pipeline.threads().is_some();
-                Work { moved: next.wrapping_add(counts.totals.frames_out), waits }
-            }
-            State::Running(_) | State::None | State::Done => Work::default(),
-        }
-    }
-
-    /// Is there anything that the pipeline works on, or will? Of what it took over from another owner
-    /// nobody keeps count.
-    #[must_use]
-    pub fn is_at_work(&self, logs: &Logs) -> bool {
-        match &self.state {
-            State::Running(pipeline) => {
-                self.reading.is_at_work()
-                    || self.reading.next() < logs.source.published_head()
-                    || pipeline.holds_output()
-            }
-            State::None | State::Done => false,
-        }
-    }
-
-    /// Of the pipeline that runs.
-    #[must_use]
-    pub fn threads(&self) -> Vec<i32> {
-        match &self.state {
-            State::Running(pipeline) => pipeline.threads().unwrap_or_default(),
-            State::None | State::Done => Vec::new(),
-        }
     }
 
     /// The last frame of the committed record.

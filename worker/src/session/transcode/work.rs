@@ -1,0 +1,45 @@
+//! What a stream's pipeline has to do, for whoever asks whether it hangs or was the cause of a death.
+
+use super::{State, Transcode};
+use crate::output::cursor::Logs;
+use crate::session::report::Counts;
+use crate::session::stall::Work;
+
+impl Transcode {
+    /// What the pipeline has to do and how far it has come; its threads.
+    #[must_use]
+    pub fn work(&self, logs: &Logs, counts: &Counts) -> Work {
+        match &self.state {
+            // One that is held back for a cut waits for the cut.
+            State::Running(pipeline) if !self.is_at_cut() => {
+                let next = self.reading.next();
+                let waits = next < logs.source.published_head() && pipeline.threads().is_some();
+                Work { moved: next.wrapping_add(counts.totals.frames_out), waits }
+            }
+            State::Running(_) | State::None | State::Done => Work::default(),
+        }
+    }
+
+    /// Is there anything that the pipeline works on, or will? Of what it took over from another owner
+    /// nobody keeps count.
+    #[must_use]
+    pub fn is_at_work(&self, logs: &Logs) -> bool {
+        match &self.state {
+            State::Running(pipeline) => {
+                self.reading.is_at_work()
+                    || self.reading.next() < logs.source.published_head()
+                    || pipeline.holds_output()
+            }
+            State::None | State::Done => false,
+        }
+    }
+
+    /// Of the pipeline that runs.
+    #[must_use]
+    pub fn threads(&self) -> Vec<i32> {
+        match &self.state {
+            State::Running(pipeline) => pipeline.threads().unwrap_or_default(),
+            State::None | State::Done => Vec::new(),
+        }
+    }
+}
