@@ -408,6 +408,8 @@ pub const MOVE_RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Before a session whose source sent no keyframe in time is tried again, unless its owner reports
 /// one.
 pub const ANCHOR_RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// From a recycle's order to its end without the sessions whose sources send no keyframe.
+pub const KEYFRAME_PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// Recycles under way at once.
 pub const RECYCLES_AT_ONCE_MAX: usize = 1;
 /// Recycles that wait for their turn.

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use crate::limits::THREADS_LISTED_MAX;
+
 /// What a thread is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doing {
@@ -43,7 +45,12 @@ pub fn look(pid: i32, threads: impl IntoIterator<Item = i32>) -> Looks {
 #[must_use]
 pub fn first_and_named(pid: i32, name: &str) -> Vec<i32> {
     let mut found = vec![pid];
-    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .take(THREADS_LISTED_MAX)
+    {
         let Some(tid) = task.file_name().to_str().and_then(|tid| tid.parse().ok()) else {
             continue;
         };

@@ -164,9 +164,10 @@ impl Echo {
                 let at = self.held.iter().position(|(id, ..)| *id == session).unwrap();
                 let (_, socket, memory) = self.held.swap_remove(at);
                 drop(socket);
+                // Before anybody can take it, or the pause could come out as nothing.
+                let released_us = tasuki_shared::clock::monotonic_us();
                 owner::release(memory.owner(), self.generation, to).unwrap();
                 nix::unistd::write(fds.pop().unwrap(), &1_u64.to_ne_bytes()).unwrap();
-                let released_us = tasuki_shared::clock::monotonic_us();
                 let cut = CutReport { released_us, anchor: Anchor::InLog, frames_lost: 0 };
                 self.say(FromWorker::Released { session, cut });
             }
@@ -487,7 +488,8 @@ fn a_rotation_replaces_every_worker_under_live_connections_and_waits() {
     }
     let moves = recycles[1]["moves"].as_array().unwrap();
     assert_eq!(moves.len(), 2, "{moves:?}");
-    assert!(moves.iter().all(|m| m["outcome"] == "done" && m["pause_us"].as_u64() > Some(0)));
+    let done = |m: &Value| m["outcome"] == "done" && m["pause_us"].as_u64() > Some(0);
+    assert!(moves.iter().all(done), "{moves:?}");
     echoes(&mut stream, "after, live");
     echoes(&mut lobby, "after, in the lobby");
     let status = server.ready();

@@ -226,6 +226,11 @@ impl WorkMark {
     pub fn set(&self, packet: u64) {
         self.0.atomic_u64(PACKET_AT).store(packet.saturating_add(1), Ordering::Relaxed);
     }
+
+    /// Nothing has been given to codecs yet.
+    pub fn clear(&self) {
+        self.0.atomic_u64(PACKET_AT).store(0, Ordering::Relaxed);
+    }
 }
 
 /// The commit record of a session that somebody else owns, for who follows it.

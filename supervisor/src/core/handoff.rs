@@ -476,7 +476,8 @@ impl<R: Rules> Core<R> {
     /// Its owner has told how many frames the session has lost, and whether it could be moved.
     pub(super) fn count_losses(&mut self, now: Duration, id: SessionId, lost: u64, anchor: Anchor) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        self.frames_lost += lost.saturating_sub(session.frames_lost);
+        self.frames_lost =
+            self.frames_lost.saturating_add(lost.saturating_sub(session.frames_lost));
         session.frames_lost = session.frames_lost.max(lost);
         let loss = session.loss;
         for recycle in &mut self.recycles {

@@ -97,16 +97,21 @@ impl<R: Rules> Core<R> {
         let Some(process) = self.slots[at].process_mut() else { return };
         process.stalled = stalled;
         let deadline = process.hang_deadline;
-        let hangs =
-            |stalled: &&Stalled| Duration::from_millis(u64::from(stalled.for_ms)) >= deadline;
-        let Some(Stalled { session, what, for_ms }) = process.stalled.iter().find(hangs).copied()
-        else {
-            return;
-        };
-        let is_killed = matches!(self.slots[at].state, State::Ending(..));
-        if is_killed || self.leased_to(generation, session).is_none() {
+        if matches!(self.slots[at].state, State::Ending(..)) {
             return;
         }
+        let stalled = self.slots[at].process().map_or(&[][..], |process| &process.stalled);
+        let overdue =
+            |stalled: &&Stalled| Duration::from_millis(u64::from(stalled.for_ms)) >= deadline;
+        let is_its_own = |stalled: &&Stalled| {
+            let session = self.sessions.get(&stalled.session);
+            session.is_some_and(|session| session.generation() == Some(generation))
+        };
+        let (own, foreign): (Vec<&Stalled>, Vec<&Stalled>) =
+            stalled.iter().filter(overdue).partition(is_its_own);
+        let own = own.first().map(|stalled| **stalled);
+        self.ignored_frames += u64::from(!foreign.is_empty());
+        let Some(Stalled { session, what, for_ms }) = own else { return };
         let what = match what {
             StalledPart::Input => "bytes wait and nobody reads them",
             StalledPart::Pipeline => "packets wait and its codecs take none",

@@ -457,7 +457,7 @@ impl<R: Rules> Core<R> {
             let standing = session.blame.standing;
             let home = match standing {
                 Standing::Quarantined { .. } => self.quarantine_for(now, id),
-                Standing::Clear => self.least_loaded(seat),
+                Standing::Clear | Standing::LetOut { .. } => self.least_loaded(seat),
             };
             match home {
                 Some(generation) => self.lease(now, id, generation, Admission::Admit),

@@ -42,6 +42,7 @@ pub mod report;
 pub mod restart;
 pub mod rotation;
 pub mod settings;
+pub mod tried;
 pub mod worker;
 
 use admission::Seats;

@@ -58,7 +58,7 @@ impl<R: Rules> Core<R> {
                 } else if let Some(doubt) = &moving.doubt {
                     let must_go =
                         moving.step == Step::Releasing && moving.haste == Haste::AtAnyPrice;
-                    if !must_go || !self.kill_hung(now, moving.from, doubt) {
+                    if !must_go || !self.kill_hung(now, id, moving.from, doubt) {
                         self.call_off(now, id, doubt.outcome());
                     }
                 } else {
@@ -76,7 +76,7 @@ impl<R: Rules> Core<R> {
                 self.send(moving.to, ToWorker::TakeOver { session: id, expect }, Fds::None);
             }
             (false, Step::TakingOver) if new_lives && moving.doubt.is_none() => {}
-            (false, Step::TakingOver) if new_lives && self.kill_doubted(now, &moving) => {}
+            (false, Step::TakingOver) if new_lives && self.kill_doubted(now, id, &moving) => {}
             (
                 _,
                 Step::Preparing
@@ -119,7 +119,7 @@ impl<R: Rules> Core<R> {
                 }
             }
             (Step::Released | Step::TakingOver, Some(_)) => {
-                if !self.kill_doubted(now, &moving) {
+                if !self.kill_doubted(now, id, &moving) {
                     self.disown(now, id);
                 }
             }
@@ -260,16 +260,26 @@ impl<R: Rules> Core<R> {
         }
     }
 
-    fn kill_doubted(&mut self, now: Duration, moving: &Move) -> bool {
-        moving.doubt.as_ref().is_some_and(|doubt| self.kill_hung(now, moving.to, doubt))
+    fn kill_doubted(&mut self, now: Duration, id: SessionId, moving: &Move) -> bool {
+        moving.doubt.as_ref().is_some_and(|doubt| self.kill_hung(now, id, moving.to, doubt))
     }
 
-    /// Kills a process that says nothing. `true`: its death will decide.
-    fn kill_hung(&mut self, now: Duration, generation: Generation, doubt: &Doubt) -> bool {
+    /// Kills a process that says nothing of a session's hand-off, for which that session alone can
+    /// be blamed. `true`: its death will decide.
+    fn kill_hung(
+        &mut self,
+        now: Duration,
+        id: SessionId,
+        generation: Generation,
+        doubt: &Doubt,
+    ) -> bool {
         let Doubt::Overdue(detail) = doubt else { return false };
         let Some(at) = self.slot_of(generation) else { return false };
         if !matches!(self.slots[at].state, State::Ending(..)) {
             self.announce_worker(at, Loudness::Error, "worker_hung", (*detail).to_owned());
+            if let Some(process) = self.slots[at].process_mut() {
+                process.hung_session = Some(id);
+            }
             self.kill(now, at, KillReason::Hung);
         }
         self.lives(generation)

@@ -55,6 +55,11 @@ pub enum Standing {
         since: Duration,
         deaths: u32,
     },
+    /// Suspected of nothing any more, and not yet seen among the others.
+    LetOut {
+        /// When it was last sent there.
+        since: Duration,
+    },
 }
 
 impl Blame {
@@ -64,6 +69,10 @@ impl Blame {
             (0, Standing::Clear) => String::new(),
             (1, Standing::Clear) => "at work when its worker died".to_owned(),
             (strikes, Standing::Clear) => format!("at the same place in {strikes} deaths"),
+            (0, Standing::LetOut { .. }) => "leaves its quarantine".to_owned(),
+            (strikes, Standing::LetOut { .. }) => {
+                format!("leaves its quarantine; {strikes} deaths since")
+            }
             (strikes, Standing::Quarantined { .. }) => {
                 format!("in quarantine: at the same place in {strikes} deaths")
             }
@@ -169,13 +178,21 @@ impl<R: Rules> Core<R> {
                 Standing::Quarantined { since, deaths } => {
                     (*since, *deaths) = (now, deaths.saturating_add(1));
                 }
-                Standing::Clear if strikes >= STRIKES_TO_QUARANTINE && live && !full => {
+                Standing::Clear | Standing::LetOut { .. }
+                    if strikes >= STRIKES_TO_QUARANTINE && live && full =>
+                {
+                    let detail = format!("{QUARANTINES_MAX} streams are in quarantine already");
+                    self.announce_session(Loudness::Error, "quarantine_full", *id, detail);
+                }
+                Standing::Clear | Standing::LetOut { .. }
+                    if strikes >= STRIKES_TO_QUARANTINE && live =>
+                {
                     session.blame.standing = Standing::Quarantined { since: now, deaths: 0 };
                     let words = session.blame.words();
                     self.note_suspicion(*id, &words);
                     self.announce_session(Loudness::Warn, "session_quarantined", *id, words);
                 }
-                Standing::Clear => {}
+                Standing::Clear | Standing::LetOut { .. } => {}
             }
         }
     }
@@ -251,18 +268,18 @@ impl<R: Rules> Core<R> {
         if self.stage != Stage::Running {
             return;
         }
-        let ready: Vec<SessionId> = self
+        let ready: Vec<(SessionId, Standing)> = self
             .sessions
             .iter()
             .filter(|(_, session)| match session.blame.standing {
-                Standing::Quarantined { since, .. } => {
+                Standing::Quarantined { since, .. } | Standing::LetOut { since } => {
                     now >= since + QUARANTINE_TIME && matches!(session.place, Place::Held { .. })
                 }
                 Standing::Clear => false,
             })
-            .map(|(id, _)| *id)
+            .map(|(id, session)| (*id, session.blame.standing))
             .collect();
-        for id in ready {
+        for (id, standing) in ready {
             let holder = self.sessions.get(&id).and_then(super::lease::Session::generation);
             let is_alone = self.slots.iter().any(|slot| match &slot.state {
                 State::Isolated(process) => Some(process.generation) == holder,
@@ -274,16 +291,21 @@ impl<R: Rules> Core<R> {
                 | State::Backoff { .. }
                 | State::Gone => false,
             });
-            let to = self.least_loaded(Seat::Stream).filter(|to| Some(*to) != holder);
+            let to = self.least_loaded_but(Seat::Stream, &[holder]).filter(|_| is_alone);
             if is_alone && to.is_none() {
-                return;
+                continue;
             }
             if let Some(session) = self.sessions.get_mut(&id) {
-                session.blame = Blame::default();
+                // A move may fail, so it stays to be seen to until it is among the others.
+                let standing =
+                    if is_alone { Standing::LetOut { since: now } } else { Standing::Clear };
+                session.blame = Blame { standing, ..Blame::default() };
             }
-            let detail = format!("nothing happened for {QUARANTINE_TIME:?}");
-            self.announce_session(Loudness::Info, "quarantine_over", id, detail);
-            if let (true, Some(to)) = (is_alone, to) {
+            if matches!(standing, Standing::Quarantined { .. }) {
+                let detail = format!("nothing happened for {QUARANTINE_TIME:?}");
+                self.announce_session(Loudness::Info, "quarantine_over", id, detail);
+            }
+            if let Some(to) = to {
                 self.begin_move(now, id, to, Haste::Scheduled, Order::Nobody);
             }
         }
@@ -330,7 +352,9 @@ impl Blame {
     /// When its next worker of its own may begin.
     fn quarantine_due(&self) -> Duration {
         match self.standing {
-            Standing::Clear | Standing::Quarantined { deaths: 0, .. } => Duration::ZERO,
+            Standing::Clear | Standing::LetOut { .. } | Standing::Quarantined { deaths: 0, .. } => {
+                Duration::ZERO
+            }
             Standing::Quarantined { since, deaths } => {
                 let doublings = (deaths - 1).min(QUARANTINE_PAUSE_DOUBLINGS_MAX);
                 since + QUARANTINE_PAUSE * 2_u32.saturating_pow(doublings)

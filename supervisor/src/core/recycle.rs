@@ -18,6 +18,7 @@ use super::handoff::{Move, Order, Outcome};
 use super::lease::Place;
 use super::rotation::RecycleReason;
 use super::settings::Rules;
+use super::tried::{Obstacle, Tried};
 use super::worker::{Farewell, Patience, Reaping, Slot, State, Tenure};
 use super::{Core, Stage};
 use crate::core::admission::Seat;
@@ -27,8 +28,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tasuki_shared::id::{Generation, SessionId, SlotId};
 use tasuki_shared::limits::{
-    ANCHOR_RETRY_PAUSE, FRESH_WORKER_DEADLINE, LINGER_DEADLINE, MOVE_ATTEMPTS_MAX,
-    MOVE_CALL_OFFS_MAX, MOVE_RETRY_PAUSE, MOVES_AT_ONCE_MAX, MOVING_STALL_DEADLINE,
+    ANCHOR_RETRY_PAUSE, FRESH_WORKER_DEADLINE, KEYFRAME_PATIENCE, LINGER_DEADLINE,
+    MOVE_RETRY_PAUSE, MOVES_AT_ONCE_MAX, MOVING_STALL_DEADLINE,
 };
 use tasuki_shared::message::{Haste, Role, ToWorker};
 use tasuki_shared::status::MoveStatus;
@@ -100,46 +101,6 @@ pub enum Evidence {
     Missing,
 }
 
-/// What became of the attempts to move one session.
-#[derive(Clone, Debug, Default)]
-pub struct Tried {
-    pub attempts: u32,
-    pub call_offs: u32,
-    pub not_before: Duration,
-    pub failed_target: Option<Generation>,
-    pub why: String,
-    /// Of the last attempt.
-    pub obstacle: Obstacle,
-}
-
-/// What a session that stayed waits for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Obstacle {
-    #[default]
-    None,
-    /// A keyframe of its source.
-    Anchor,
-}
-
-impl Tried {
-    pub fn is_exhausted(&self) -> bool {
-        self.attempts >= MOVE_ATTEMPTS_MAX || self.call_offs >= MOVE_CALL_OFFS_MAX
-    }
-
-    /// Its owner has a keyframe to be followed from.
-    pub fn anchor_found(&mut self, now: Duration) {
-        match self.obstacle {
-            Obstacle::Anchor => self.not_before = self.not_before.min(now),
-            Obstacle::None => {}
-        }
-    }
-
-    /// Does it wait for a keyframe, and for nothing else?
-    fn awaits_keyframe(&self, now: Duration) -> bool {
-        self.obstacle == Obstacle::Anchor && now < self.not_before
-    }
-}
-
 impl Recycle {
     pub const fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Over { .. })
@@ -197,6 +158,12 @@ impl<R: Rules> Core<R> {
                 let progress = *progress;
                 self.move_on(now, at, slot, progress);
             }
+            (Phase::AwaitingKeyframe, State::Draining(_))
+                if now >= recycle.since + KEYFRAME_PATIENCE =>
+            {
+                let why = format!("no keyframe of their source came in {KEYFRAME_PATIENCE:?}");
+                self.leave_behind(now, at, slot, &why);
+            }
             // Called when no other is under way.
             (Phase::AwaitingKeyframe, State::Draining(process)) => {
                 let tried: Vec<_> =
@@ -205,6 +172,8 @@ impl<R: Rules> Core<R> {
                 let stays =
                     |tried: &Option<&Tried>| waits(tried) || tried.is_some_and(Tried::is_exhausted);
                 if !tried.iter().any(waits) || !tried.iter().all(stays) {
+                    let tried = &mut self.recycles[at].tried;
+                    tried.values_mut().for_each(|tried| tried.forget_obstacle(now));
                     self.set_phase(at, Phase::Moving { progress: now });
                     self.step_recycle(now, at);
                 }
@@ -287,7 +256,8 @@ impl<R: Rules> Core<R> {
                 stuck.push(tried.why);
                 continue;
             }
-            if is_held && tried.awaits_keyframe(now) {
+            // Once in each turn: others shall have theirs, however soon it may be tried again.
+            if is_held && tried.obstacle == Obstacle::Anchor {
                 anchorless += 1;
                 continue;
             }
@@ -324,10 +294,15 @@ impl<R: Rules> Core<R> {
             return;
         }
         let why = stuck.into_iter().next().unwrap_or_else(|| "no worker has room".to_owned());
+        self.leave_behind(now, at, old, &why);
+    }
+
+    /// The recycle fails; its worker goes with the last session that it has.
+    fn leave_behind(&mut self, now: Duration, at: usize, old: usize, why: &str) {
         let left = self.slots[old].process().map_or(0, |process| process.sessions.len());
         let failure = format!("{left} sessions stay until they end: {why}");
         self.finish_recycle(now, at, Some(failure));
-        self.say_farewell(generation);
+        self.say_farewell(self.recycles[at].generation);
     }
 
     /// The fresh worker, unless it is gone, full or has just failed; then whoever has room.
@@ -442,7 +417,10 @@ impl<R: Rules> Core<R> {
             }
         }
         recycle.moves.insert(session, status);
-        if let Phase::Moving { progress } = &mut recycle.phase {
+        // To be told "not now" is no progress.
+        if let (Phase::Moving { progress }, false) =
+            (&mut recycle.phase, matches!(outcome, Outcome::NoAnchor))
+        {
             *progress = now;
         }
     }

@@ -137,7 +137,7 @@ impl<R: Rules> Core<R> {
                 known.haste = haste;
                 // Whatever was waited for may not be worth it any more.
                 for tried in known.tried.values_mut() {
-                    tried.anchor_found(now);
+                    tried.stop_waiting(now);
                 }
             }
             return Ok(known.id);
@@ -200,7 +200,10 @@ impl<R: Rules> Core<R> {
                 self.step_recycle(now, at);
             }
         }
-        for at in 0..self.recycles.len() {
+        // Those that wait for a keyframe have had a turn.
+        let (first, then): (Vec<_>, Vec<_>) =
+            (0..self.recycles.len()).partition(|at| self.recycles[*at].phase == Phase::Waiting);
+        for at in first.into_iter().chain(then) {
             let under_way = self.recycles.iter().filter(|r| r.is_under_way()).count();
             if under_way >= RECYCLES_AT_ONCE_MAX {
                 break;

@@ -28,7 +28,9 @@ use std::time::Duration;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::id::{Generation, SessionId, SlotId};
 use tasuki_shared::kernel::Death;
-use tasuki_shared::limits::{CHANNEL_CLOSED_GRACE, HELLO_DEADLINE, READY_DEADLINE, REAP_DEADLINE};
+use tasuki_shared::limits::{
+    CHANNEL_CLOSED_GRACE, HELLO_DEADLINE, LINGER_DEADLINE, READY_DEADLINE, REAP_DEADLINE,
+};
 use tasuki_shared::memory::session::WorkPlace;
 use tasuki_shared::message::{PROTOCOL_VERSION, Role, Stalled, ToWorker};
 
@@ -125,6 +127,8 @@ pub struct Process {
     /// Of `sessions` and `arriving`, those that take a stream slot.
     pub streams: u32,
     pub farewell: Farewell,
+    /// Since when it was told to go and has nothing to stay for.
+    pub idle_since: Option<Duration>,
     pub sample: Sample,
     /// As it was told at its start.
     pub hang_deadline: Duration,
@@ -160,6 +164,16 @@ impl Process {
 }
 
 impl Slot {
+    /// Has it been told to go, with nothing to stay for, and is it still there?
+    fn lingers(&mut self, now: Duration) -> bool {
+        let State::Draining(process) = &mut self.state else { return false };
+        let goes = process.farewell == Farewell::Said
+            && process.sessions.is_empty()
+            && process.arriving.is_empty();
+        process.idle_since = goes.then(|| process.idle_since.unwrap_or(now));
+        process.idle_since.is_some_and(|since| now >= since + LINGER_DEADLINE)
+    }
+
     pub fn vacant(id: SlotId, role: Role, tenure: Tenure) -> Self {
         let restarts = Restarts::default();
         Self { id, role, state: State::Gone, tenure, restarts, last_death: None }
@@ -270,6 +284,7 @@ impl<R: Rules> Core<R> {
                 arriving: BTreeSet::new(),
                 streams: 0,
                 farewell: Farewell::Unsaid,
+                idle_since: None,
                 sample: Sample::default(),
                 hang_deadline: self.settings.hang_deadline,
                 suspicion: None,
@@ -422,6 +437,9 @@ impl<R: Rules> Core<R> {
             let closed = self.slots[at].process().and_then(|process| process.closed);
             if closed.is_some_and(|closed| now >= closed + CHANNEL_CLOSED_GRACE) {
                 self.kill(now, at, KillReason::Channel);
+            }
+            if self.stage == Stage::Running && self.slots[at].lingers(now) {
+                self.kill(now, at, KillReason::Lingering);
             }
             match &self.slots[at].state {
                 State::Starting(process, greeting) => {

@@ -104,6 +104,12 @@ impl VideoEncoder {
         &self.configuration
     }
 
+    /// Pictures that went in.
+    #[must_use]
+    pub fn encoded(&self) -> i64 {
+        self.next_pts
+    }
+
     /// Encodes one picture of the encoder's size, 8-bit 4:2:0, and returns its one packet.
     pub fn encode(&mut self, frame: &Frame, idr: ForceIdr) -> Result<EncodedFrame, LibavError> {
         if frame.layout() != PixelLayout::Yuv420 {

@@ -1,15 +1,21 @@
 //! How full a rung's rate buffer is after the packets already sent. An encoder that goes on at
 //! a seam begins with this fullness, or it would spend a whole buffer at once. Pure.
 
-use serde::{Deserialize, Serialize};
-
 /// The leaky bucket of one rung: it fills at the rung's ceiling and a picture takes its bits
 /// out when it is sent. Its capacity is one second at the ceiling, as the encoder's.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateBucket {
     capacity_bits: f64,
-    level_bits: f64,
-    last_pts_ms: Option<i64>,
+    level: RateLevel,
+}
+
+/// What the next owner must know of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RateLevel {
+    /// Of the capacity, 0 to 1.
+    pub fullness: f64,
+    /// Of the last picture.
+    pub pts_ms: Option<i64>,
 }
 
 /// x264's own fullness at the start of a stream.
@@ -18,28 +24,40 @@ const INITIAL_FULLNESS: f64 = 0.9;
 impl RateBucket {
     #[must_use]
     pub fn new(bitrate_bps: u64) -> Self {
+        Self::at(bitrate_bps, RateLevel { fullness: INITIAL_FULLNESS, pts_ms: None })
+    }
+
+    /// Goes on with the bucket of the last owner.
+    #[must_use]
+    pub fn at(bitrate_bps: u64, level: RateLevel) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "bitrates are far below 2^52")]
         let capacity_bits = (bitrate_bps as f64).max(1.0);
-        Self { capacity_bits, level_bits: capacity_bits * INITIAL_FULLNESS, last_pts_ms: None }
+        Self { capacity_bits, level }
     }
 
     /// One picture was sent.
     pub fn sent(&mut self, bytes: usize, pts_ms: i64) {
-        if let Some(last) = self.last_pts_ms {
-            let passed = i32::try_from((pts_ms - last).clamp(0, 1000)).unwrap_or(1000);
-            let filled = self.capacity_bits * f64::from(passed) / 1000.0;
-            self.level_bits = (self.level_bits + filled).min(self.capacity_bits);
+        let mut fullness = self.level.fullness;
+        if let Some(last) = self.level.pts_ms {
+            let passed = pts_ms.saturating_sub(last).clamp(0, 1000);
+            let passed = i32::try_from(passed).unwrap_or(1000);
+            fullness = (fullness + f64::from(passed) / 1000.0).min(1.0);
         }
-        self.last_pts_ms = Some(pts_ms);
         let bits = f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) * 8.0;
-        self.level_bits = (self.level_bits - bits).max(0.0);
+        fullness = (fullness - bits / self.capacity_bits).max(0.0);
+        self.level = RateLevel { fullness, pts_ms: Some(pts_ms) };
+    }
+
+    #[must_use]
+    pub fn level(&self) -> RateLevel {
+        self.level
     }
 
     /// What the next encoder shall begin with, 0 to 1.
     #[must_use]
     pub fn fullness(&self) -> f32 {
         #[expect(clippy::cast_possible_truncation, reason = "a fraction needs no more")]
-        let fullness = (self.level_bits / self.capacity_bits) as f32;
+        let fullness = self.level.fullness as f32;
         fullness.clamp(0.0, 1.0)
     }
 }
@@ -61,5 +79,23 @@ mod tests {
         assert!((run(4000) - 0.9).abs() < 0.05, "{}", run(4000));
         assert!(run(2000) > 0.95);
         assert!(run(6000) < 0.05);
+    }
+
+    /// Split at any picture, the two owners' buckets end as one owner's does: also one that had
+    /// run empty long ago, which cannot be told from the last pictures alone.
+    #[test]
+    fn the_next_owner_goes_on_with_the_level_it_was_left() {
+        let bytes = |frame: i64| if frame < 50 { 8000 } else { 4000 };
+        let run = |mut bucket: RateBucket, frames: std::ops::Range<i64>| {
+            frames.for_each(|frame| bucket.sent(bytes(frame), frame * 40));
+            bucket
+        };
+        let whole = run(RateBucket::new(800_000), 0..400);
+        for split in [0, 1, 30, 51, 399] {
+            let first = run(RateBucket::new(800_000), 0..split);
+            assert_eq!(run(RateBucket::at(800_000, first.level()), split..400), whole);
+        }
+        let guessed = run(RateBucket::new(800_000), 272..400);
+        assert!(guessed.fullness() > whole.fullness() + 0.5, "{guessed:?} {whole:?}");
     }
 }

@@ -18,14 +18,19 @@ use tasuki_shared::limits::STAGE_QUEUE_FRAMES_MAX;
 
 /// What the media thread asks of a rung.
 pub enum Job {
-    /// For encoders that are not open yet.
-    VbvInit(f32),
+    /// How full the rate buffer is at the seam, 0 to 1. An encoder that has hardly warmed up is
+    /// opened anew with it by the next IDR.
+    RateFullness(f32),
     Encode {
         frame: Frame,
         idr: ForceIdr,
         result: Destination,
     },
 }
+
+/// So many pictures make an encoder's rate control that of one which never changed hands; what its
+/// own first IDR took from the rate buffer is forgotten by then.
+const WARM_PICTURES: i64 = 25;
 
 /// Where the result goes.
 #[derive(Clone, Copy)]
@@ -142,7 +147,10 @@ fn serve(shared: &Shared, queue: &Receiver<Job>, control: &Control) {
 impl Encoder {
     fn work(&mut self, job: Job) {
         match job {
-            Job::VbvInit(fullness) => self.settings.vbv_init = Some(fullness),
+            Job::RateFullness(fullness) => {
+                self.settings.vbv_init = Some(fullness);
+                self.open = self.open.take_if(|encoder| encoder.encoded() >= WARM_PICTURES);
+            }
             Job::Encode { frame, idr, result } => {
                 let encoded = self.encode(&frame, idr);
                 drop(frame);

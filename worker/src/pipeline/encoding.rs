@@ -75,12 +75,12 @@ impl Encoding {
         self.demand = IsIdr::Idr;
     }
 
-    /// For encoders that are not open yet.
-    pub fn vbv_init(&self, fullness: &BTreeMap<RungId, f32>) {
+    /// How full the rate buffers are at the seam.
+    pub fn rate_fullness(&self, fullness: &BTreeMap<RungId, f32>) {
         for rung in &self.rungs {
             if let Some(fullness) = fullness.get(&rung.rung) {
                 // A rung that is gone is noticed with the next frame.
-                let _ = rung.give(Job::VbvInit(*fullness), Worker::Caller);
+                let _ = rung.give(Job::RateFullness(*fullness), Worker::Caller);
             }
         }
     }

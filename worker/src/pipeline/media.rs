@@ -212,7 +212,7 @@ impl Media {
     fn go_live(&mut self, cut: Cut) -> Result<(), Closed> {
         self.vbv_init.extend(cut.vbv_init.iter().copied());
         if let Some(encoding) = &self.encoding {
-            encoding.vbv_init(&self.vbv_init);
+            encoding.rate_fullness(&self.vbv_init);
         }
         self.gate = match (&self.gate, cut.after) {
             (Gate::Open | Gate::Opening | Gate::Awaiting(_), _) => return Ok(()),

@@ -97,6 +97,8 @@ pub(super) fn take(
     failpoint::hit(Point::AdoptMapped);
     owner::take(memory.owner(), lease.expect, taker)?;
     failpoint::hit(Point::AdoptTaken);
+    // What the last owner gave its codecs says nothing of what this one works on.
+    memory.work_mark().clear();
 
     if kernel::was_shut_down(socket.as_fd())? {
         return Err(AdoptError::Over);

@@ -1,10 +1,13 @@
 //! The pipeline section of the commit record: what was encoded last, what the encoders were made
-//! from, and the heads of the logs the pipeline fills.
+//! from, how full their rate buffers are, and the heads of the logs the pipeline fills.
 
 use super::record::{BadSection, Put, Take};
 use crate::ladder::{OffReason, PassReason, RungDecision};
 use crate::libav::{Colour, Ratio};
+use crate::pipeline::bucket::RateLevel;
 use crate::pipeline::{AudioResume, CutFrame, LadderState};
+use std::collections::BTreeMap;
+use tasuki_shared::id::RungId;
 use tasuki_shared::limits::RUNGS_MAX;
 use tasuki_shared::memory::log::LogHeads;
 
@@ -14,12 +17,14 @@ pub struct PipelineRecord {
     pub last_frame: Option<CutFrame>,
     pub audio: Option<AudioResume>,
     pub ladder: Option<LadderState>,
+    /// Of each rung that was encoded.
+    pub rates: BTreeMap<RungId, RateLevel>,
     pub heads: Vec<LogHeads>,
 }
 
 impl PipelineRecord {
     pub fn encode(&self, into: &mut Vec<u8>) {
-        let Self { last_frame, audio, ladder, heads } = self;
+        let Self { last_frame, audio, ladder, rates, heads } = self;
         into.put_u8(u8::from(last_frame.is_some()));
         if let Some(CutFrame { source_index, pts_ms }) = last_frame {
             into.put_u64(*source_index);
@@ -34,6 +39,13 @@ impl PipelineRecord {
         into.put_u8(u8::from(ladder.is_some()));
         if let Some(ladder) = ladder {
             encode_ladder(ladder, into);
+        }
+        into.put_u8(u8::try_from(rates.len()).expect("a few rungs"));
+        for (rung, RateLevel { fullness, pts_ms }) in rates {
+            into.put_u8(rung.0);
+            into.put_u64(fullness.to_bits());
+            into.put_u8(u8::from(pts_ms.is_some()));
+            into.put_u64(pts_ms.unwrap_or(0).cast_unsigned());
         }
         into.put_u8(u8::try_from(heads.len()).expect("a few logs"));
         for heads in heads {
@@ -63,6 +75,7 @@ impl PipelineRecord {
             None
         };
         let ladder = if present(&mut take)? { Some(decode_ladder(&mut take)?) } else { None };
+        let rates = decode_rates(&mut take)?;
         if usize::from(take.u8()?) != logs {
             return Err(take.bad("it is of another number of logs than the plan"));
         }
@@ -71,7 +84,7 @@ impl PipelineRecord {
             heads.push(LogHeads::decode(&take.array()?));
         }
         take.end()?;
-        Ok(Self { last_frame, audio, ladder, heads })
+        Ok(Self { last_frame, audio, ladder, rates, heads })
     }
 }
 
@@ -81,6 +94,24 @@ fn present(take: &mut Take<'_>) -> Result<bool, BadSection> {
         1 => Ok(true),
         _ => Err(take.bad("neither there nor not there")),
     }
+}
+
+fn decode_rates(take: &mut Take<'_>) -> Result<BTreeMap<RungId, RateLevel>, BadSection> {
+    let count = usize::from(take.u8()?);
+    if count > RUNGS_MAX {
+        return Err(take.bad("more rate buffers than rungs"));
+    }
+    let mut rates = BTreeMap::new();
+    for _ in 0..count {
+        let (rung, fullness) = (RungId(take.u8()?), f64::from_bits(take.u64()?));
+        if !(0.0..=1.0).contains(&fullness) {
+            return Err(take.bad("an impossible rate buffer"));
+        }
+        let has_pts = present(take)?;
+        let pts_ms = take.u64()?.cast_signed();
+        rates.insert(rung, RateLevel { fullness, pts_ms: has_pts.then_some(pts_ms) });
+    }
+    Ok(rates)
 }
 
 fn encode_ladder(ladder: &LadderState, into: &mut Vec<u8>) {
@@ -161,6 +192,10 @@ mod tests {
                     RungDecision::Off(OffReason::LargerThanSource),
                 ],
             }),
+            rates: BTreeMap::from([
+                (RungId(1), RateLevel { fullness: 0.25, pts_ms: Some(-7) }),
+                (RungId(2), RateLevel { fullness: 1.0, pts_ms: None }),
+            ]),
             heads: vec![LogHeads::empty(); 2],
         }
     }

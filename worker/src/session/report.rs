@@ -35,12 +35,12 @@ pub struct Counts {
 
 impl Counts {
     pub fn received(&mut self, bytes: u32) {
-        self.totals.media_bytes += u64::from(bytes);
+        self.totals.media_bytes = self.totals.media_bytes.saturating_add(u64::from(bytes));
     }
 
     /// A video frame was received.
     pub fn frame_in(&mut self) {
-        self.totals.frames_in += 1;
+        self.totals.frames_in = self.totals.frames_in.saturating_add(1);
     }
 
     /// The pipeline has to give it, or give it up by name.
@@ -53,21 +53,23 @@ impl Counts {
     }
 
     pub fn frame_out(&mut self, index: u64) {
-        self.totals.frames_out += 1;
+        self.totals.frames_out = self.totals.frames_out.saturating_add(1);
         self.passed(index);
     }
 
     pub fn rung_frame(&mut self, rung: RungId, bytes: usize) {
         let rung = usize::from(rung.0);
         if rung < RUNGS_MAX {
-            self.totals.rung_frames[rung] += 1;
-            self.totals.rung_bytes[rung] += bytes as u64;
+            self.totals.rung_frames[rung] = self.totals.rung_frames[rung].saturating_add(1);
+            self.totals.rung_bytes[rung] =
+                self.totals.rung_bytes[rung].saturating_add(bytes as u64);
         }
     }
 
     pub fn skipped(&mut self, index: u64, reason: SkipReason) {
         self.passed(index);
-        self.totals.frames_dropped += u64::from(reason == SkipReason::Overload);
+        self.totals.frames_dropped =
+            self.totals.frames_dropped.saturating_add(u64::from(reason == SkipReason::Overload));
         *self.skipped.entry(skip_name(reason)).or_default() += 1;
     }
 

@@ -9,7 +9,7 @@ use super::anchor;
 use super::pipeline_record::PipelineRecord;
 use super::source::{Ceiling, End, First, LogSource, Reading};
 use super::stream::{StreamError, Wake};
-use super::transcode::rate_fullness;
+use super::transcode::rate_buckets;
 use crate::pipeline::{
     Cut, Declared, Follow, LadderState, Pipeline, PipelineSpec, Start, StopOutcome, WarmUp,
 };
@@ -46,7 +46,8 @@ impl Shadow {
         let record = reader.load()?;
         let count = plan.logs().len();
         let record = PipelineRecord::decode(record.section(Section::Pipeline), count - 1)?;
-        let PipelineRecord { last_frame: Some(last), audio, ladder: Some(ladder), heads } = record
+        let PipelineRecord { last_frame: Some(last), audio, ladder: Some(ladder), rates, heads: _ } =
+            record
         else {
             return Ok(None);
         };
@@ -67,10 +68,10 @@ impl Shadow {
         let first = First { video: first, audio: audio.map_or(first, |audio| audio.source_index) };
         let packets = LogSource::open(&source.as_fd(), first, end.clone(), Arc::clone(&reading))?
             .below(ceiling);
-        let entry = |log: usize, index| logs.get(log + 1).and_then(|log| log.entry(index));
+        let rates = rate_buckets(plan, &rates);
         let follow = Follow {
             ladder: Some(ladder.clone()),
-            vbv_init: rate_fullness(plan, &heads, entry),
+            vbv_init: rates.iter().map(|(rung, bucket)| (*rung, bucket.fullness())).collect(),
             warm_up: WarmUp::Encode,
             audio,
         };

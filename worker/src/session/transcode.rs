@@ -18,27 +18,26 @@ use crate::leftovers::Leftover;
 use crate::media::packet::IsIdr;
 use crate::media::tag::{self, FlvKeyframe, WrittenAudio, WrittenVideo};
 use crate::output::cursor::{LogName, Logs, PipelineState};
-use crate::pipeline::bucket::RateBucket;
+use crate::pipeline::bucket::{RateBucket, RateLevel};
 use crate::pipeline::{
     AudioResume, Cut, CutFrame, Declared, EncodedAudio, EncodedPicture, Follow, LadderState,
     Pipeline, PipelineEvent, PipelineOutput, PipelineSpec, SkipReason, Start, WarmUp,
 };
 use crate::rtmp::amf;
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 use tasuki_shared::clock;
 use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::{RungId, SessionId};
-use tasuki_shared::memory::log::{Entry, EntryKind, LogHeads};
+use tasuki_shared::memory::log::{EntryKind, LogHeads};
 use tasuki_shared::memory::session::WorkMark;
 use tasuki_shared::message::{FromWorker, Notice};
-use tasuki_shared::plan::{AudioPlan, LogKind, Plan, RungKind};
+use tasuki_shared::plan::{AudioPlan, Plan, RungKind};
 
 /// Outputs of the pipeline taken in one wake-up; then the others have their turn.
 const ROUNDS_MAX: usize = 256;
-/// Pictures of a rung that its rate buffer is worked out from at adoption: more than a second.
-const RATE_HISTORY_PICTURES: u64 = 128;
 
 enum State {
     /// Nothing of the plan needs a codec.
@@ -56,6 +55,7 @@ pub struct Transcode {
     audio_plan: AudioPlan,
     last_frame: Option<CutFrame>,
     audio: Option<AudioResume>,
+    rates: BTreeMap<RungId, RateBucket>,
     reading: Arc<Reading>,
     /// Pipelines that ended and whose threads are still to be joined.
     ended: Vec<Pipeline>,
@@ -114,7 +114,7 @@ impl Transcode {
         mark: WorkMark,
         wake: &Wake,
     ) -> Result<(Self, End), StreamError> {
-        let PipelineRecord { last_frame, audio, ladder, heads: _ } = record;
+        let PipelineRecord { last_frame, audio, ladder, rates, heads: _ } = record;
         let mut transcode = Self {
             state: State::None,
             ladder,
@@ -122,6 +122,7 @@ impl Transcode {
             audio_plan: plan.audio,
             last_frame,
             audio,
+            rates: rate_buckets(plan, &rates),
             reading: Arc::new(Reading::default()),
             ended: Vec::new(),
             cut_wish: CutWish::None,
@@ -140,7 +141,7 @@ impl Transcode {
         }
         if let Some(shadow) = shadow {
             if shadow.fits(transcode.ladder.as_ref()) {
-                let (pipeline, reading, end) = shadow.go_live(transcode.cut(plan, logs));
+                let (pipeline, reading, end) = shadow.go_live(transcode.cut());
                 reading.mark(mark);
                 (transcode.state, transcode.reading) = (State::Running(pipeline), reading);
                 // The follower may wait for the next packet, and has orders to look at.
@@ -159,10 +160,11 @@ impl Transcode {
     }
 
     /// Where the pipeline of the next owner begins to count.
-    fn cut(&self, plan: &Plan, logs: &Logs) -> Cut {
+    fn cut(&self) -> Cut {
+        let rates = self.rates.iter();
         Cut {
             after: self.last_frame,
-            vbv_init: rate_fullness_of(plan, logs),
+            vbv_init: rates.map(|(rung, bucket)| (*rung, bucket.fullness())).collect(),
             audio_next_pts_samples: self.audio.map(|audio| audio.next_pts_samples),
         }
     }
@@ -191,7 +193,7 @@ impl Transcode {
             First { video, audio: self.audio.map_or(video, |audio| audio.source_index) }
         };
         let packets = LogSource::open(source, first, end.clone(), Arc::clone(&self.reading))?;
-        let cut = self.cut(plan, logs);
+        let cut = self.cut();
         let start = if fresh {
             Start::Fresh
         } else {
@@ -350,8 +352,9 @@ impl Transcode {
             let notice = Notice::NoAnchor;
             outbox.push((FromWorker::Notice { session: Some(session), notice }, Vec::new()));
         }
-        counts.totals.frames_lost += owed + frames;
-        self.seam = Seam::Ahead { owed: 0, lost: lost + owed + frames };
+        let total = &mut counts.totals.frames_lost;
+        *total = total.saturating_add(owed).saturating_add(frames);
+        self.seam = Seam::Ahead { owed: 0, lost: lost.saturating_add(owed).saturating_add(frames) };
     }
 
     /// The seam is over, by the first frame after it or by the stream's end.
@@ -405,7 +408,8 @@ impl Transcode {
     #[must_use]
     pub fn record(&self, heads: Vec<LogHeads>) -> PipelineRecord {
         let (last_frame, audio, ladder) = (self.last_frame, self.audio, self.ladder.clone());
-        PipelineRecord { last_frame, audio, ladder, heads }
+        let rates = self.rates.iter().map(|(rung, bucket)| (*rung, bucket.level())).collect();
+        PipelineRecord { last_frame, audio, ladder, rates, heads }
     }
 
     /// Ends it; the joining of its threads is left over.
@@ -456,6 +460,9 @@ impl Transcode {
             let parts: [&[u8]; 2] = [&head, &frame.payload];
             put(logs, counts, LogName::Rung(*rung), &parts, kind, pts_ms, source_index);
             counts.rung_frame(*rung, frame.payload.len());
+            if let Some(bucket) = self.rates.get_mut(rung) {
+                bucket.sent(frame.payload.len(), pts_ms);
+            }
         }
         counts.frame_out(source_index);
         self.last_frame = Some(CutFrame { source_index, pts_ms });
@@ -497,37 +504,21 @@ impl Transcode {
     }
 }
 
-fn rate_fullness_of(plan: &Plan, logs: &Logs) -> Vec<(RungId, f32)> {
-    let writers: Vec<_> = logs.audio.iter().chain(logs.rungs.iter().flatten()).collect();
-    let heads: Vec<LogHeads> = writers.iter().map(|log| log.heads()).collect();
-    rate_fullness(plan, &heads, |log, index| writers.get(log)?.entry(index))
-}
-
-/// How full each encoded rung's rate buffer is after what its log holds. `heads` and the first
-/// argument of `entry` are in the order of the plan's logs, without the source log.
-pub fn rate_fullness(
+/// The rate buffer of each encoded rung, as the last owner left it.
+pub fn rate_buckets(
     plan: &Plan,
-    heads: &[LogHeads],
-    entry: impl Fn(usize, u64) -> Option<Entry>,
-) -> Vec<(RungId, f32)> {
-    let mut found = Vec::new();
-    for (at, ((kind, _), heads)) in plan.logs().iter().skip(1).zip(heads).enumerate() {
-        let LogKind::Rung(id) = *kind else { continue };
-        let Some(RungKind::Encoded(encoded)) = plan.rung(id).map(|rung| &rung.kind) else {
-            continue;
-        };
-        let mut bucket = RateBucket::new(encoded.bitrate_bps);
-        let head = heads.index_head;
-        for index in head.saturating_sub(RATE_HISTORY_PICTURES)..head {
-            if let Some(entry) = entry(at, index)
-                && entry.kind.is_video_frame()
-            {
-                bucket.sent(entry.length as usize, entry.dts_ms);
-            }
-        }
-        found.push((id, bucket.fullness()));
-    }
-    found
+    left: &BTreeMap<RungId, RateLevel>,
+) -> BTreeMap<RungId, RateBucket> {
+    let rungs = plan.rungs.iter().zip(0..).filter_map(|(rung, id)| match &rung.kind {
+        RungKind::Encoded(encoded) => Some((RungId(id), encoded.bitrate_bps)),
+        RungKind::Source => None,
+    });
+    rungs
+        .map(|(id, bitrate_bps)| {
+            let fresh = || RateBucket::new(bitrate_bps);
+            (id, left.get(&id).map_or_else(fresh, |level| RateBucket::at(bitrate_bps, *level)))
+        })
+        .collect()
 }
 
 /// Puts a packet into a log; one that is too large for its log is lost by name.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::event::Announcement;
-use tasuki_shared::limits::{ANCHOR_RETRY_PAUSE, MOVE_ATTEMPTS_MAX};
+use tasuki_shared::limits::{ANCHOR_RETRY_PAUSE, KEYFRAME_PATIENCE, MOVE_ATTEMPTS_MAX};
 use tasuki_shared::message::{Anchor, CutReport, Haste, Heartbeat, KeepReason, Owner};
 use tasuki_shared::status::{RecycleStatus, Reply, SessionStatus};
 
@@ -187,4 +187,50 @@ fn at_any_price_nobody_waits_for_a_keyframe() {
     assert_eq!(stage.recycle().outcome, "moving");
     stage.wait(SECOND);
     assert!(stage.target().is_some());
+}
+
+/// A worker that says "no keyframe" and in the same breath "there is one" gets no more turns than
+/// others, and in the end its recycle fails by name.
+#[test]
+fn a_worker_that_lies_about_its_keyframe_keeps_nobody_from_its_turn() {
+    let mut stage = Stage::new(Haste::Now);
+    let other = stage.bench.admit().1;
+    stage.no_anchor();
+    stage.tells(stage.old, 0, false);
+    stage.rotate(2, other, Haste::Now);
+    for _ in 0..20 {
+        if stage.target().is_some() {
+            stage.no_anchor();
+            stage.tells(stage.old, 0, false);
+        }
+        stage.wait(SECOND);
+    }
+    let status = stage.bench.core.status(stage.bench.now);
+    let second = status.recycles.iter().find(|recycle| recycle.id == 2).expect("the other");
+    assert_ne!(second.outcome, "waiting", "{status:#?}");
+}
+
+#[test]
+fn a_source_without_any_keyframe_ends_the_wait_by_name() {
+    let mut stage = Stage::new(Haste::Scheduled);
+    let begin = stage.bench.now;
+    while stage.bench.now < begin + KEYFRAME_PATIENCE + 10 * SECOND {
+        if stage.target().is_some() {
+            stage.no_anchor();
+        }
+        stage.wait(SECOND);
+    }
+    let outcome = stage.recycle().outcome;
+    assert!(outcome.contains("no keyframe of their source came"), "{outcome}");
+}
+
+/// What a worker claims to have lost overflows nothing.
+#[test]
+fn a_claim_of_every_frame_there_is_overflows_no_count() {
+    let mut stage = Stage::new(Haste::Scheduled);
+    stage.tells(stage.old, u64::MAX, true);
+    let (session, worker) = stage.bench.live("b");
+    stage.session = session;
+    stage.tells(worker, 7, true);
+    assert_eq!(stage.bench.core.status(stage.bench.now).frames_lost, u64::MAX);
 }

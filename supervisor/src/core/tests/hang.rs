@@ -154,3 +154,16 @@ fn a_server_that_leaves_does_not_wait_for_who_cannot_be_killed() {
     // The dialer, silent as well, is as dead.
     assert!(effects.contains(&Effect::Leave(tasuki_shared::exit::Exit::Done)));
 }
+
+/// A session of somebody else's in front of the list hides none that stands.
+#[test]
+fn a_word_about_anothers_session_hides_no_hang() {
+    let mut bench = Bench::ready(Settings { workers: 2, ..settings() });
+    let (foreign, _) = bench.live("a");
+    let (own, worker) = bench.live("b");
+    let stands = |session| Stalled { session, what: StalledPart::Pipeline, for_ms: u32::MAX };
+    let alone = vec![stands(foreign)];
+    assert!(!kills(&bench.says(worker, FromWorker::Progress { stalled: alone }), worker));
+    let both = vec![stands(foreign), stands(own)];
+    assert!(kills(&bench.says(worker, FromWorker::Progress { stalled: both }), worker));
+}

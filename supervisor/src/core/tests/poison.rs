@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::core::poison::Standing;
-use tasuki_shared::limits::{QUARANTINE_TIME, QUARANTINES_MAX};
+use crate::core::worker::Tenure;
+use tasuki_shared::limits::{LINGER_DEADLINE, QUARANTINE_PAUSE, QUARANTINE_TIME, QUARANTINES_MAX};
 use tasuki_shared::memory::session::WorkPlace;
 
 const FAULT: Death = Death::Signalled(11);
@@ -232,4 +233,89 @@ fn a_lobby_session_that_ends_workers_is_closed() {
     assert_eq!(bench.home(session), "serving", "a lobby session takes no worker for itself");
     let effects = bench.dies(session, FAULT, Killer::Somebody, &work);
     assert!(closes(&effects, session));
+}
+
+/// Twice at the same packet, so that it is alone in a worker from now on; that worker.
+fn quarantined(bench: &mut Bench, name: &str) -> (SessionId, Generation) {
+    let (session, _) = bench.live(name);
+    for _ in 0..2 {
+        bench.dies(session, FAULT, Killer::Somebody, &[(session, at(77, 60))]);
+    }
+    assert_eq!(bench.home(session), "quarantine");
+    (session, bench.core.sessions[&session].generation().unwrap())
+}
+
+fn spawns(effects: &[Effect]) -> Vec<Generation> {
+    let spawned = effects.iter().filter_map(|effect| match effect {
+        Effect::Spawn { generation, .. } => Some(*generation),
+        _ => None,
+    });
+    spawned.collect()
+}
+
+fn prepares(effects: &[Effect], session: SessionId) -> Option<Generation> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Send { to, body: ToWorker::Prepare(lease), .. } if lease.session == session => {
+            Some(*to)
+        }
+        _ => None,
+    })
+}
+
+/// A machine that can start no process is asked again after a pause, not at once and for ever.
+#[test]
+fn a_worker_for_one_alone_that_cannot_be_started_is_tried_again_after_a_pause() {
+    let mut bench = Bench::ready(one_worker());
+    let (session, _) = bench.live("poison");
+    bench.dies(session, FAULT, Killer::Somebody, &[(session, at(77, 60))]);
+    let generation = bench.core.sessions[&session].generation().unwrap();
+    let processing = BTreeMap::from([(session, at(77, 60))]);
+    let killer = Killer::Somebody;
+    let effects = bench.on(Event::Died { generation, death: FAULT, killer, processing });
+    let own = bench.core.slots.iter().find(|slot| matches!(slot.tenure, Tenure::Quarantine(_)));
+    let own = own.and_then(|slot| slot.process()).expect("its own worker").generation;
+    assert!(spawns(&effects).contains(&own));
+    let error = "no more processes".to_owned();
+    let effects = bench.on(Event::SpawnFailed { generation: own, error });
+    assert_eq!(spawns(&effects), [], "at once");
+    bench.now += QUARANTINE_PAUSE;
+    assert_eq!(spawns(&bench.on(Event::Tick)).len(), 1, "after the pause");
+}
+
+/// A way out that fails is tried again; only among the others is it one of them.
+#[test]
+fn a_stream_that_finds_no_way_out_of_quarantine_is_sent_again() {
+    let mut bench = Bench::ready(one_worker());
+    let (session, alone) = quarantined(&mut bench, "innocent");
+    for round in 0..3 {
+        bench.now += QUARANTINE_TIME;
+        bench.warm_all();
+        let to = prepares(&bench.on(Event::Tick), session).unwrap_or_else(|| panic!("{round}"));
+        let reason = "no room".to_owned();
+        bench.says(to, FromWorker::PrepareFailed { session, reason });
+        let owner = Some(tasuki_shared::message::Owner::Held(alone));
+        bench.on(Event::OwnerRead { session, owner });
+        assert_eq!(bench.home(session), "quarantine", "round {round}");
+        let found = bench.core.status(bench.now).sessions[0].suspicion.clone();
+        assert!(found.contains("leaves its quarantine"), "{found}");
+    }
+}
+
+/// Who was told to go and has nothing left to stay for is killed if it does not go.
+#[test]
+fn a_worker_for_one_alone_goes_when_that_one_has_ended_or_is_killed() {
+    let mut bench = Bench::ready(one_worker());
+    let (session, alone) = quarantined(&mut bench, "poison");
+    let reason = EndReason::PeerClosed;
+    bench.says(alone, FromWorker::Ended { session, reason });
+    let effects = bench.after_heard(SECOND, &[alone]);
+    let drain = Effect::Send { to: alone, body: ToWorker::Drain, fds: Fds::None };
+    let slot = bench.core.slot_of(alone).unwrap();
+    assert!(effects.contains(&drain) || bench.core.slots[slot].state_name() == "draining");
+    let kill = Effect::Kill { generation: alone };
+    let told = bench.now;
+    while !bench.after_heard(SECOND, &[alone]).contains(&kill) {
+        assert!(bench.now <= told + LINGER_DEADLINE, "it may stay for ever");
+    }
+    assert!(bench.now + SECOND >= told + LINGER_DEADLINE, "before its time");
 }
