@@ -6,6 +6,7 @@
 
 use crate::child::Child;
 use crate::fixture::Recipe;
+use crate::lanes::{self, Queue};
 use crate::moves::{self, Moving};
 use crate::origin::Origin;
 use crate::ownership;
@@ -15,10 +16,9 @@ use crate::publisher::{self, Pace};
 use crate::server::{self, Rung, Server, Setup};
 use crate::wait;
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tasuki_shared::clock;
 use tasuki_shared::failpoint::{Action, Board, Order, Point};
@@ -231,34 +231,12 @@ pub fn run(
     let wanted = |case: &&Case, round| round < times.div_ceil(case.sessions());
     let queue =
         (0..times).flat_map(|round| cases.iter().filter(move |case| wanted(case, round)).copied());
-    let queue = Mutex::new(queue.collect::<VecDeque<Case>>());
-    let tally = Mutex::new(Tally::default());
-    let lane = |lane: usize| -> Result<()> {
-        for round in 0.. {
-            if lock(&queue).is_empty() {
-                break;
-            }
-            let directory = directory.join(format!("lane{lane}-{round}"));
-            std::fs::create_dir(&directory)?;
-            let done = stand(&directory, &queue, seconds)
-                .with_context(|| format!("in {}", directory.display()))?;
-            lock(&tally).add(done);
-            std::fs::remove_dir_all(&directory)?;
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let lanes: Vec<_> = (0..lanes).map(|n| scope.spawn(move || lane(n))).collect();
-        lanes.into_iter().try_for_each(|lane| match lane.join() {
-            Ok(outcome) => outcome,
-            Err(_) => bail!("a lane panicked"),
-        })
+    let parts = lanes::run(directory, queue.collect(), lanes, |directory, queue| {
+        stand(directory, queue, seconds)
     })?;
-    Ok(tally.into_inner().unwrap_or_else(PoisonError::into_inner))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    let mut tally = Tally::default();
+    parts.into_iter().for_each(|part| tally.add(part));
+    Ok(tally)
 }
 
 /// One server and its streams.
@@ -270,7 +248,7 @@ struct Watch<'a> {
 }
 
 /// One server from its start to its streams' end, and faults from the queue as long as time is left.
-fn stand(directory: &Path, queue: &Mutex<VecDeque<Case>>, seconds: u32) -> Result<Tally> {
+fn stand(directory: &Path, queue: &Queue<Case>, seconds: u32) -> Result<Tally> {
     let moving = Moving {
         recipe: Recipe { b_frames: 2, ..Recipe::small(seconds) },
         streams: STREAMS,
@@ -335,15 +313,13 @@ fn stand(directory: &Path, queue: &Mutex<VecDeque<Case>>, seconds: u32) -> Resul
 }
 
 /// The next fault for which there is time.
-fn take(queue: &Mutex<VecDeque<Case>>, end: Instant, hangs: u32) -> Option<Case> {
+fn take(queue: &Queue<Case>, end: Instant, hangs: u32) -> Option<Case> {
     let left = end.saturating_duration_since(clock::now()).saturating_sub(MARGIN);
     let fits = |case: &Case| {
         left >= Duration::from_secs(case.cost_s)
             && (!case.is_fatal_hang() || hangs < HANGS_PER_SERVER_MAX)
     };
-    let mut queue = lock(queue);
-    let at = queue.iter().position(fits)?;
-    queue.remove(at)
+    queue.take(fits)
 }
 
 impl Case {

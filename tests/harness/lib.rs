@@ -13,6 +13,8 @@ pub mod fixture;
 pub mod flv;
 pub mod frames;
 pub mod handoff_faults;
+pub mod kills;
+pub mod lanes;
 pub mod leaking;
 pub mod ledger;
 pub mod lives;

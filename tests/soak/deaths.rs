@@ -1,6 +1,8 @@
 //! Deaths at full counts.
 
 use anyhow::{Result, ensure};
+use tasuki_shared::failpoint::{Action, BUILD, Build, Point};
+use tasuki_tests::kills::{self, Death, Scene, Tally};
 use tasuki_tests::{dying, named};
 
 use crate::main_path::in_kept_directory;
@@ -20,4 +22,95 @@ pub fn run_by_hand(arguments: &[String]) -> Result<()> {
         println!("round {round}: {done} of {wanted} kills");
     }
     Ok(())
+}
+
+/// Phases in which a worker must have died so often.
+const PHASES: &[Point] = &[
+    Point::Handshake,
+    Point::Connect,
+    Point::PublishAsked,
+    Point::BetweenMessages,
+    Point::MidChunk,
+    Point::PartialMessage,
+    Point::AdoptTaken,
+    Point::AdoptReconciled,
+    Point::PrepareReady,
+    Point::ReleaseCommitted,
+    Point::ReleaseStored,
+];
+/// Servers beside each other.
+const LANES: usize = 2;
+const SECONDS: u32 = 90;
+
+/// Workers killed at random moments and in each phase, until so many streams were recovered.
+pub fn run_kills(arguments: &[String]) -> Result<()> {
+    needs_failpoints()?;
+    let wanted = named::number(arguments, "recoveries", 2000)?;
+    let each = usize::try_from(named::number(arguments, "each", 50)?)?;
+    let large = usize::try_from(named::number(arguments, "large", 50)?)?;
+    let kill = |point: &Point| kills::everywhere(Action::Kill).find(|d| d.point == Some(*point));
+    let mut deaths = Vec::new();
+    for _ in 0..each {
+        deaths.extend(PHASES.iter().filter_map(kill));
+        deaths.push(Death::OUTSIDE);
+    }
+    let mut tally = under("soak-kills", &Scene::small(SECONDS), &deaths, LANES)?;
+    while tally.recoveries < wanted {
+        let more = vec![Death::OUTSIDE; 50];
+        tally.add(under("soak-kills", &Scene::small(SECONDS), &more, LANES)?);
+    }
+    if large > 0 {
+        let deaths = vec![Death::OUTSIDE; large];
+        tally.add(under("soak-kills-large", &Scene::full_hd(SECONDS), &deaths, 1)?);
+    }
+    show(&tally);
+    for point in PHASES {
+        let fired = tally.points.get(point).map_or(0, |(_, fired)| *fired);
+        ensure!(fired >= each as u64, "{} fired {fired} times, not {each}", point.name());
+    }
+    Ok(())
+}
+
+/// Every point of a worker, in each way to die.
+pub fn run_points(arguments: &[String]) -> Result<()> {
+    needs_failpoints()?;
+    let times = usize::try_from(named::number(arguments, "times", 20)?)?;
+    let mut tally = Tally::default();
+    for action in [Action::Kill, Action::Abort, Action::Hang] {
+        let all: Vec<Death> = (0..times).flat_map(|_| kills::everywhere(action)).collect();
+        tally.add(under("soak-points", &Scene::small(SECONDS), &all, LANES)?);
+    }
+    show(&tally);
+    Ok(())
+}
+
+fn needs_failpoints() -> Result<()> {
+    ensure!(
+        BUILD == Build::WithFailpoints,
+        "this build has no failpoints; `./dev soak` builds one that has"
+    );
+    Ok(())
+}
+
+fn under(label: &str, scene: &Scene, deaths: &[Death], lanes: usize) -> Result<Tally> {
+    in_kept_directory(label, |run| {
+        kills::run(run.path(), scene, deaths, lanes, |part| {
+            let made: u32 = part.made.values().sum();
+            println!("{label}: {made} more, {} recoveries, nothing lost", part.recoveries);
+        })
+    })
+}
+
+fn show(tally: &Tally) {
+    for (name, made) in &tally.made {
+        println!("  {made:>4} {name}");
+    }
+    println!("failpoints passed and fired:");
+    for (point, (passed, fired)) in &tally.points {
+        println!("  {passed:>9} {fired:>5} {}: {}", point.name(), point.about());
+    }
+    println!(
+        "{} deaths, {} recoveries of {} streams: no publisher lost, nothing lost or repeated",
+        tally.deaths, tally.recoveries, tally.streams
+    );
 }

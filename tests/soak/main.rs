@@ -35,6 +35,16 @@ const SOAKS: &[Named] = &[
         run: main_path::run,
     },
     Named {
+        name: "kills",
+        about: "workers killed at random moments and in each phase of their work [--recoveries N] [--each N] [--large N]",
+        run: deaths::run_kills,
+    },
+    Named {
+        name: "failpoints",
+        about: "every point of a worker, killed, aborted and hung [--times N]",
+        run: deaths::run_points,
+    },
+    Named {
         name: "kills-by-hand",
         about: "healthy workers killed by hand: nobody is blamed, nothing is lost [--kills N] [--streams N]",
         run: deaths::run_by_hand,

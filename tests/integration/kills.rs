@@ -1,0 +1,45 @@
+//! Workers that die at every point of their work: nothing is lost, nothing is repeated, nobody is
+//! disconnected. Each once; `./dev soak kills` and `./dev soak failpoints` do it many times.
+
+use anyhow::{Result, ensure};
+use tasuki_shared::failpoint::{Action, Point};
+use tasuki_tests::kills::{self, Death, Scene};
+use tasuki_tests::place::in_run_directory;
+
+fn survived(label: &'static str, seconds: u32, deaths: &[Death]) {
+    in_run_directory(label, |run| -> Result<()> {
+        let tally = kills::run(run.path(), &Scene::small(seconds), deaths, 1, |_| {})?;
+        for (name, made) in &tally.made {
+            println!("{made} × {name}");
+        }
+        let made: u32 = tally.made.values().sum();
+        ensure!(made == u32::try_from(deaths.len())?, "{made} of {}", deaths.len());
+        ensure!(tally.recoveries > made, "{} recoveries", tally.recoveries);
+        Ok(())
+    });
+}
+
+/// SIGKILL at each point that a worker passes, and at random moments.
+#[test]
+fn a_worker_killed_at_any_point_costs_nothing() {
+    let mut deaths: Vec<Death> = kills::everywhere(Action::Kill).collect();
+    deaths.extend([Death::OUTSIDE; 3]);
+    survived("kills", 75, &deaths);
+}
+
+/// A worker that hangs is ended in time, and one that aborts is gone: around a commit, a write to
+/// the origin, an adoption and a release.
+#[test]
+fn a_worker_that_aborts_or_hangs_costs_nothing() {
+    let points = [
+        Point::MidChunk,
+        Point::CommitStaged,
+        Point::PushWrote,
+        Point::AdoptTaken,
+        Point::ReleaseStored,
+    ];
+    let of = |action| kills::everywhere(action);
+    let picked = of(Action::Abort).chain(of(Action::Hang));
+    let picked = picked.filter(|death| death.point.is_some_and(|point| points.contains(&point)));
+    survived("kills-hangs", 40, &picked.collect::<Vec<_>>());
+}
