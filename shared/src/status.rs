@@ -182,6 +182,24 @@ pub struct SessionStatus {
     /// How long something has waited in it while nothing moved.
     #[serde(default)]
     pub stalled_ms: u64,
+    /// How its worker came to it.
+    #[serde(default)]
+    pub adoption: AdoptionStatus,
+}
+
+/// When a worker took a session and went on with it: a new one, one of a worker that died, or one
+/// that was moved. Moments are those of CLOCK_MONOTONIC, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptionStatus {
+    /// When it could handle the first byte.
+    pub at_us: u64,
+    /// When it had handled the first message; 0 before.
+    pub first_message_us: u64,
+    /// Decoded again, from the anchor to the last frame that the dead worker had committed; 0 after
+    /// a planned move, whose target has decoded them before.
+    pub replayed_frames: u64,
+    /// How long that took, from the first packet's being asked for; 0 before it is over.
+    pub replay_us: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

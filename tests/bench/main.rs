@@ -7,6 +7,7 @@ mod connect;
 mod fixture;
 mod fleet;
 mod handoff;
+mod kill;
 mod ladder;
 mod measure;
 mod moves;
@@ -37,6 +38,11 @@ const BENCHES: &[Named] = &[
         name: "move",
         about: "pause, gap at the origin and CPU of moves, against streams that stay [--moves N]",
         run: moves::run,
+    },
+    Named {
+        name: "kill",
+        about: "kill -9 of a worker to its streams' going on elsewhere [--streams N --kills N --rounds N]",
+        run: kill::run,
     },
     Named {
         name: "connect",

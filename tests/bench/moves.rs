@@ -288,9 +288,8 @@ fn send(mut publishers: Vec<Publisher>, tags: &[Tag], stop: &AtomicBool) -> Resu
         let late = clock::now().saturating_duration_since(due);
         ensure!(late < LATE_MAX, "a publisher was held up for {late:?}");
         let message = &mut messages[number % count];
-        let [_, time @ ..] = stamp(message, number / count)?.to_be_bytes();
-        // Of a full header, behind the chunk stream's byte.
-        message.1[1..4].copy_from_slice(&time);
+        let time_ms = stamp(message, number / count)?;
+        rtmp::set_time(&mut message.1, time_ms);
         publishers[place].send(&message.1).with_context(|| format!("publisher {place}"))?;
         if number % MESSAGES_BETWEEN_READS == 0 {
             publishers[place].drop_replies().with_context(|| format!("publisher {place}"))?;

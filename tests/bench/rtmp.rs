@@ -196,6 +196,11 @@ pub fn wire(tags: &[Tag], stream_id: u32) -> Vec<(u32, Vec<u8>)> {
     tags.iter().map(encode).collect()
 }
 
+/// Gives a message of [`wire`] another time, in its full header behind the chunk stream's byte.
+pub fn set_time(message: &mut [u8], time_ms: u32) {
+    message[1..4].copy_from_slice(&time_ms.to_be_bytes()[1..]);
+}
+
 /// One message in chunks, its header written out.
 fn message(
     chunk_stream: u8,

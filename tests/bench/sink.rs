@@ -1,5 +1,5 @@
 //! An origin that only looks at the clock: it takes any publish and notes when each picture of it
-//! is whole.
+//! is whole and whether it is a keyframe.
 
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -18,7 +18,21 @@ const STREAM_ID: u32 = 1;
 /// Of a message, what tells a picture from a header.
 const KEPT_BYTES: usize = 8;
 
-type Arrivals = Arc<Mutex<BTreeMap<String, Vec<Instant>>>>;
+type Arrivals = Arc<Mutex<BTreeMap<String, Arrived>>>;
+
+/// What came under one name.
+#[derive(Default)]
+struct Arrived {
+    publishes: u32,
+    pictures: Vec<(Instant, Picture)>,
+}
+
+/// What a decoder needs for a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Picture {
+    Key,
+    Inter,
+}
 
 /// See the module. Its threads end with their connections.
 pub struct Sink {
@@ -52,20 +66,39 @@ impl Sink {
     /// The longest time between two pictures of a stream, of which the later came in this time.
     pub fn longest_gap(&self, name: &str, from: Instant, to: Instant) -> Result<Duration> {
         let arrivals = lock(&self.arrivals);
-        let times = arrivals.get(name).with_context(|| format!("{name} never came"))?;
-        let first = times.partition_point(|time| *time < from).saturating_sub(1);
-        let last = times.partition_point(|time| *time <= to);
-        let pairs = times[first..last].windows(2).map(|pair| pair[1] - pair[0]);
+        let arrived = arrivals.get(name).with_context(|| format!("{name} never came"))?;
+        let pictures = &arrived.pictures;
+        let first = pictures.partition_point(|(time, _)| *time < from).saturating_sub(1);
+        let last = pictures.partition_point(|(time, _)| *time <= to);
+        let pairs = pictures[first..last].windows(2).map(|pair| pair[1].0 - pair[0].0);
         pairs.max().with_context(|| format!("no picture of {name} came"))
+    }
+
+    /// When the first picture of a stream came that is `wanted`, of those from then on.
+    pub fn first(
+        &self,
+        name: &str,
+        from: Instant,
+        wanted: impl Fn(Picture) -> bool,
+    ) -> Option<Instant> {
+        let arrivals = lock(&self.arrivals);
+        let pictures = &arrivals.get(name)?.pictures;
+        let later = pictures.partition_point(|(time, _)| *time < from);
+        pictures[later..].iter().find(|(_, picture)| wanted(*picture)).map(|(time, _)| *time)
+    }
+
+    /// How often a stream was published here.
+    pub fn publishes(&self, name: &str) -> u32 {
+        lock(&self.arrivals).get(name).map_or(0, |arrived| arrived.publishes)
     }
 
     /// Streams of which pictures have come.
     pub fn streams(&self) -> usize {
-        lock(&self.arrivals).len()
+        lock(&self.arrivals).values().filter(|arrived| !arrived.pictures.is_empty()).count()
     }
 }
 
-fn lock(arrivals: &Arrivals) -> MutexGuard<'_, BTreeMap<String, Vec<Instant>>> {
+fn lock(arrivals: &Arrivals) -> MutexGuard<'_, BTreeMap<String, Arrived>> {
     arrivals.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -98,12 +131,18 @@ fn serve(mut stream: TcpStream, arrivals: &Arrivals) -> Result<()> {
                 Piece::End { slot } => {
                     let (message, body) = open.remove(&slot.index()).context("no message")?;
                     if message.kind == kind::COMMAND_AMF0 {
-                        answer_command(&body, &mut name, &mut stream)?;
+                        if let Some(asked) = answer_command(&body, &mut stream)? {
+                            lock(arrivals).entry(asked.clone()).or_default().publishes += 1;
+                            name = asked;
+                        }
                     } else if message.kind == kind::VIDEO {
                         let now = clock::now();
                         let tag = Tag { kind: Kind::Video, dts_ms: message.timestamp_ms, body };
                         if !tag.is_header() {
-                            lock(arrivals).entry(name.clone()).or_default().push(now);
+                            let key = tag.is_keyframe();
+                            let picture = if key { Picture::Key } else { Picture::Inter };
+                            let mut arrivals = lock(arrivals);
+                            arrivals.entry(name.clone()).or_default().pictures.push((now, picture));
                         }
                     }
                 }
@@ -121,7 +160,8 @@ fn serve(mut stream: TcpStream, arrivals: &Arrivals) -> Result<()> {
     }
 }
 
-fn answer_command(body: &[u8], name: &mut String, stream: &mut TcpStream) -> Result<()> {
+/// The name if it is a publish.
+fn answer_command(body: &[u8], stream: &mut TcpStream) -> Result<Option<String>> {
     let values = amf::decode(body)?;
     let (Some(Value::Utf8String(command)), Some(Value::Number(transaction))) =
         (values.first(), values.get(1))
@@ -129,6 +169,7 @@ fn answer_command(body: &[u8], name: &mut String, stream: &mut TcpStream) -> Res
         bail!("a command without a name: {values:?}")
     };
     let mut out = Vec::new();
+    let mut published = None;
     match command.as_str() {
         "connect" => {
             reply::settings(&mut out);
@@ -137,12 +178,12 @@ fn answer_command(body: &[u8], name: &mut String, stream: &mut TcpStream) -> Res
         "createStream" => reply::stream_created(*transaction, STREAM_ID, &mut out),
         "publish" => {
             let Some(Value::Utf8String(asked)) = values.get(3) else { bail!("{values:?}") };
-            name.clone_from(asked);
+            published = Some(asked.clone());
             let code = "NetStream.Publish.Start";
             reply::on_status(STREAM_ID, reply::Level::Status, code, "started", &mut out);
         }
         _ => {}
     }
     stream.write_all(&out)?;
-    Ok(())
+    Ok(published)
 }

@@ -429,7 +429,7 @@ impl IoThread {
     ) {
         match adopted {
             Ok(session) => {
-                let at_us = clock::monotonic_us();
+                let at_us = session.adopted_at_us();
                 self.outbox.push((FromWorker::Adopted { session: id, at_us }, Vec::new()));
                 let entry = Entry { session, watched: None, pushes: [None; PUSHES_MAX] };
                 self.entries.insert(serial, entry);

@@ -187,6 +187,7 @@ pub(super) fn take(
         closed: Vec::new(),
         leftovers: Vec::new(),
         began: now,
+        adoption: report::Adoption::new(),
         arrived: bitrate::Arrived::new(now),
         faults: BTreeMap::new(),
         report: report::Meter::new(now),

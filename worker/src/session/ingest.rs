@@ -397,7 +397,7 @@ impl Session {
 
     fn complete(&mut self, open: Open, now: Instant, outbox: &mut Outbox) -> Result<(), String> {
         let Open { header, place } = open;
-        match place {
+        let done = match place {
             Place::Nowhere => Ok(()),
             Place::Log(reservation) => self.complete_media(header, reservation, now),
             Place::Scratch { offset, length, .. } => {
@@ -405,7 +405,9 @@ impl Session {
                 self.memory.scratch_read(offset as usize, &mut payload);
                 self.complete_command(header, &payload, now, outbox)
             }
-        }
+        };
+        self.adoption.message_handled();
+        done
     }
 
     fn complete_command(

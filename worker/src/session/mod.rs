@@ -29,6 +29,7 @@
 //! | [`totals`] | what is counted of a stream, whoever owned it |
 //! | [`tracks`] | what each media message is |
 //! | [`source`] | the source log as the pipeline reads it |
+//! | [`replay`] | what is decoded again after a death |
 //! | [`stall`] | what waits in it while nothing moves |
 //! | [`bitrate`] | how much arrived lately |
 //! | [`overload`] | what is given up when the pipeline falls behind |
@@ -47,6 +48,7 @@ pub mod placement;
 pub mod preparation;
 pub mod record;
 pub mod release;
+mod replay;
 mod report;
 mod shadow;
 pub mod source;
@@ -140,6 +142,7 @@ pub struct Session {
     /// What it leaves to be done off the io thread.
     leftovers: Vec<Leftover>,
     began: Instant,
+    adoption: report::Adoption,
     arrived: bitrate::Arrived,
     faults: BTreeMap<String, u64>,
     report: report::Meter,

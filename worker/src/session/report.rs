@@ -10,10 +10,11 @@ use crate::output::recording::Recording;
 use crate::pipeline::{PipelineEvent, SkipReason};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
+use tasuki_shared::clock;
 use tasuki_shared::id::RungId;
 use tasuki_shared::limits::RUNGS_MAX;
 use tasuki_shared::plan::RungKind;
-use tasuki_shared::status::{PushStatus, RecordStatus, RungStatus, SessionStatus};
+use tasuki_shared::status::{AdoptionStatus, PushStatus, RecordStatus, RungStatus, SessionStatus};
 
 /// Pictures on their way through a pipeline that are told apart.
 const INSIDE_MAX: usize = 8192;
@@ -112,6 +113,24 @@ impl Counts {
     }
 }
 
+/// When this owner took the session (`clock::monotonic_us`), and when it had handled a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Adoption {
+    at_us: u64,
+    first_message_us: Option<u64>,
+}
+
+impl Adoption {
+    #[must_use]
+    pub fn new() -> Self {
+        Self { at_us: clock::monotonic_us(), first_message_us: None }
+    }
+
+    pub fn message_handled(&mut self) {
+        self.first_message_us.get_or_insert_with(clock::monotonic_us);
+    }
+}
+
 /// Rates between two reports.
 #[derive(Clone, Copy, Debug)]
 pub struct Meter {
@@ -168,6 +187,11 @@ impl Session {
             uptime_ms: u64::try_from(now.duration_since(self.began).as_millis()).unwrap_or(0),
             in_bytes,
             faults: self.faults.clone(),
+            adoption: AdoptionStatus {
+                at_us: self.adoption.at_us,
+                first_message_us: self.adoption.first_message_us.unwrap_or(0),
+                ..AdoptionStatus::default()
+            },
             ..SessionStatus::default()
         };
         let mut frames_in = 0;
@@ -180,6 +204,12 @@ impl Session {
         status.out_bitrate_bps = self.report.out_bps;
         status.fps = self.report.fps;
         status
+    }
+
+    /// When its first byte could be handled here.
+    #[must_use]
+    pub fn adopted_at_us(&self) -> u64 {
+        self.adoption.at_us
     }
 
     /// Rates begin with what the last owner had counted.
@@ -228,6 +258,9 @@ fn describe_stream(stream: &Stream, status: &mut SessionStatus) {
     status.frames_lost = totals.frames_lost;
     status.no_anchor = !stream.transcode.has_anchor(&stream.logs);
     status.lag_ms = stream.lag_ms();
+    let replayed = stream.transcode.replayed();
+    status.adoption.replayed_frames = replayed.frames();
+    status.adoption.replay_us = replayed.took_us();
     for (name, count) in counts.skipped.iter().chain(&counts.events) {
         *status.faults.entry((*name).to_owned()).or_default() += count;
     }

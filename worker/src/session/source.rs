@@ -1,6 +1,7 @@
 //! The source log as the pipeline's packet source, read by the media thread.
 
 use super::pipeline_record::PipelineRecord;
+use super::replay::{Replay, Replayed};
 use super::stream::Wake;
 use crate::media::packet::{IsIdr, VideoCodec};
 use crate::media::tag::{self, AudioKind, VideoKind};
@@ -117,6 +118,7 @@ pub struct Reading {
     at_work: AtomicBool,
     /// Set once the session is ours: until then its memory says what its owner does.
     mark: OnceLock<WorkMark>,
+    replayed: Replayed,
 }
 
 impl Reading {
@@ -133,6 +135,12 @@ impl Reading {
     #[must_use]
     pub fn lapped(&self) -> u64 {
         self.lapped.load(Ordering::Relaxed)
+    }
+
+    /// What was decoded again, if anything is.
+    #[must_use]
+    pub fn replayed(&self) -> &Replayed {
+        &self.replayed
     }
 
     /// From now on each packet is marked in the session's memory.
@@ -155,6 +163,7 @@ pub struct LogSource {
     tag: Vec<u8>,
     reading: Arc<Reading>,
     ceiling: Option<Ceiling>,
+    replay: Option<Replay>,
 }
 
 impl LogSource {
@@ -179,7 +188,14 @@ impl LogSource {
             tag: Vec::new(),
             reading,
             ceiling: None,
+            replay: None,
         })
+    }
+
+    /// For who goes on after a frame that another owner committed, if there was one.
+    #[must_use]
+    pub fn after(self, last: Option<u64>) -> Self {
+        Self { replay: last.map(Replay::up_to), ..self }
     }
 
     /// For who follows an owner.
@@ -296,9 +312,15 @@ impl PacketSource for LogSource {
 
     fn next(&mut self, buffer: &mut Vec<u8>, wait: Duration) -> SourceEvent {
         self.reading.at_work.store(false, Ordering::Relaxed);
+        let asked = self.held.map_or(self.next, |entry| entry.index);
+        self.replay =
+            self.replay.take().and_then(|replay| replay.asked(asked, &self.reading.replayed));
         let event = self.next_event(buffer, wait);
         if let SourceEvent::Packet(packet) = &event {
             self.reading.at_work.store(true, Ordering::Relaxed);
+            if let (Some(replay), PacketKind::VideoFrame { .. }) = (&self.replay, &packet.kind) {
+                replay.gave_frame(&self.reading.replayed);
+            }
             if let Some(mark) = self.reading.mark.get() {
                 mark.set(packet.index);
             }

@@ -8,6 +8,7 @@ mod work;
 
 use super::overload::Overload;
 use super::pipeline_record::PipelineRecord;
+use super::replay::Replayed;
 use super::report::Counts;
 use super::shadow::Shadow;
 use super::source::{End, First, LogSource, Reading};
@@ -192,7 +193,8 @@ impl Transcode {
             let video = video.unwrap_or(heads.index_head);
             First { video, audio: self.audio.map_or(video, |audio| audio.source_index) }
         };
-        let packets = LogSource::open(source, first, end.clone(), Arc::clone(&self.reading))?;
+        let packets = LogSource::open(source, first, end.clone(), Arc::clone(&self.reading))?
+            .after(self.last_frame.map(|frame| frame.source_index));
         let cut = self.cut();
         let start = if fresh {
             Start::Fresh
@@ -390,6 +392,12 @@ impl Transcode {
     #[must_use]
     pub fn is_running(&self) -> bool {
         matches!(self.state, State::Running(_))
+    }
+
+    /// What this owner decoded again before its first frame.
+    #[must_use]
+    pub fn replayed(&self) -> &Replayed {
+        self.reading.replayed()
     }
 
     /// Packets that were overwritten before they were decoded.
