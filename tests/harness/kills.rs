@@ -281,6 +281,10 @@ fn stand(
         told: BTreeSet::new(),
         tally,
     };
+    // A dial that is not over when its worker dies is dialled again.
+    for name in watch.names.clone() {
+        watch.owner_of(&name)?;
+    }
     let mut dialled = false;
     while let Some(death) = take(queue, end) {
         watch.die(death).with_context(|| format!("{}\n{}", death.name(), watch.log()))?;
