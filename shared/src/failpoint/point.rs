@@ -103,4 +103,9 @@ points! {
     CommittedMessage Omission "control: left out, a committed message is not sent by the next owner"
     SeamIdr Omission "control: left out, the first frame of a next owner is no IDR"
     SoundPreRoll Omission "control: left out, the next owner's sound has no history"
+    InboundCount Omission "control: left out, an adopter believes the record of what was received"
+    OutboundCount Omission "control: left out, an adopter believes the record of what was sent"
+    NewestRecord Omission "control: left out, an adopter takes the other slot for the commit record"
+    EncodedFrames Omission "control: left out, an adopter takes what was encoded for not encoded"
+    CommittedHeads Omission "control: left out, an adopter takes what was not committed of a log"
 }

@@ -214,6 +214,19 @@ impl Record {
         Err(damaged("the record never held still"))
     }
 
+    /// Reads the slot that is not active, as it was before the last flip. Only for a session that
+    /// nobody commits.
+    pub fn load_stale(
+        slots: &Mapping,
+        slots_offset: usize,
+        word: &AtomicU64,
+    ) -> Result<Self, MemoryError> {
+        match word.load(Ordering::Acquire) {
+            0 | 1 => Ok(Self::default()),
+            newest => Self::copy(slots, slots_offset, newest - 1),
+        }
+    }
+
     fn copy(slots: &Mapping, slots_offset: usize, sequence: u64) -> Result<Self, MemoryError> {
         const WHAT: &str = "commit record";
         let damaged = |why| MemoryError::Damaged { what: WHAT, why };
@@ -321,7 +334,7 @@ mod tests {
         let mut writer = CommitWriter::resume(Record::default());
         writer.flip(&map, 0, &word);
         writer.flip(&map, 0, &word);
-        assert!(Record::copy(&map, 0, 1).is_ok_and(|old| old.sequence == 1));
+        assert!(Record::load_stale(&map, 0, &word).is_ok_and(|old| old.sequence == 1));
         assert!(Record::copy(&map, 0, 3).is_err(), "slot 1 holds sequence 1, not 3");
     }
 

@@ -171,6 +171,11 @@ impl SessionMemory {
         Record::load(&self.plain, COMMIT_AT, self.flip_word())
     }
 
+    /// The slot that is not active: what an adoption that ignores the last commit reads.
+    pub fn load_stale_record(&self) -> Result<Record, MemoryError> {
+        Record::load_stale(&self.plain, COMMIT_AT, self.flip_word())
+    }
+
     /// Makes what `writer` has staged the record.
     pub fn flip(&self, writer: &mut CommitWriter) {
         writer.flip(&self.plain, COMMIT_AT, self.flip_word());

@@ -108,7 +108,10 @@ pub(super) fn take(
     let received = kernel::inbound_consumed(socket.as_fd())?;
     let written = kernel::outbound_written(socket.as_fd(), Opened::Accepted)?;
     failpoint::hit(Point::AdoptReconciled);
-    let record = memory.load_record()?;
+    let mut record = memory.load_record()?;
+    if failpoint::skips(Point::NewestRecord) {
+        record = memory.load_stale_record()?;
+    }
     let fresh = record.sequence == 0;
 
     let mut ingest = Ingest::new(if fresh { received } else { 0 }).map_err(MemoryError::from)?;
@@ -122,6 +125,9 @@ pub(super) fn take(
         reply.head = take.u64().map_err(MemoryError::from)?;
         (ingest, source_heads) = Ingest::decode(&mut take, received).map_err(MemoryError::from)?;
         take.end().map_err(MemoryError::from)?;
+        if failpoint::skips(Point::InboundCount) {
+            ingest.forget_unparsed();
+        }
         (publish, was_live) = decode_publish(record.section(Section::Publish))?;
         timeline = decode_timeline(record.section(Section::Timeline))?;
     }
@@ -135,8 +141,11 @@ pub(super) fn take(
         (Some(live), Some(heads)) if was_live => {
             let app = live.plan.app.clone();
             let logs = live.plan.logs().len().saturating_sub(1);
-            let pipeline = PipelineRecord::decode(record.section(Section::Pipeline), logs)
+            let mut pipeline = PipelineRecord::decode(record.section(Section::Pipeline), logs)
                 .map_err(MemoryError::from)?;
+            if failpoint::skips(Point::EncodedFrames) {
+                pipeline.forget_frames();
+            }
             let committed = Committed {
                 source: heads,
                 pipeline,

@@ -72,6 +72,12 @@ impl Ingest {
         self.placement.reservations().iter().all(|open| source.owns(open))
     }
 
+    /// Goes on as if the kernel had given no more than was parsed: what an adoption that does not
+    /// reconcile does.
+    pub fn forget_unparsed(&mut self) {
+        self.received = self.parsed;
+    }
+
     #[must_use]
     pub fn received(&self) -> u64 {
         self.received

@@ -53,6 +53,12 @@ impl PipelineRecord {
         }
     }
 
+    /// Nothing was encoded, but the logs are where they are: what an adoption that ignores what
+    /// was committed does.
+    pub fn forget_frames(&mut self) {
+        (self.last_frame, self.audio) = (None, None);
+    }
+
     /// An empty section is that of a stream of which nothing was encoded.
     pub fn decode(bytes: &[u8], logs: usize) -> Result<Self, BadSection> {
         if bytes.is_empty() {

@@ -161,6 +161,11 @@ impl Batch {
         Self { stream_id, begins, bytes: 0, written: 0, items, headers: Vec::new() }
     }
 
+    /// Where the record says that the connection's outbound stream is.
+    pub fn begins(&self) -> u64 {
+        self.begins
+    }
+
     /// Everything is with the kernel.
     pub fn is_written(&self) -> bool {
         self.written == self.bytes
