@@ -39,8 +39,9 @@ fn a_worker_that_stands_still_is_killed_and_its_streams_lose_nothing() {
     in_run_directory("hang", |run| {
         let mut dying = Dying::start(run.path(), &recipe(14), 2, one_worker(QUICK))?;
         let mut owners: Vec<Owner> = Vec::new();
-        for _ in 0..3 {
-            let owner = dying.wait_owner(20, &owners)?;
+        for round in 0..3 {
+            // What is counted goes on from owner to owner; each must have given some of its own.
+            let owner = dying.wait_owner(20 + 45 * round, &owners)?;
             signal(&owner, Signal::SIGSTOP)?;
             let stopped = clock::now();
             let death = dying.wait_death(&owner.worker)?;

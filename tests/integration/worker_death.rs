@@ -105,12 +105,18 @@ fn faults_that_find_a_stream_elsewhere_each_time_are_not_its_own() {
         let url = server.url("suspect");
         let mut suspect = publisher::ffmpeg(run.path(), "suspect", &file, &url, Pace::RealTime)?;
         let mut owners = Vec::new();
+        let mut given = 0;
         for _ in 0..FAULTS {
-            let (pid, owner) = server.wait_status("frames in a worker", BOUND, |status| {
-                let bystander = status.sessions.iter().find(|s| s.name == "bystander")?;
-                let found = worker_of(status, "suspect", 30)?;
-                (found.1 == bystander.worker && !owners.contains(&found.1)).then_some(found)
-            })?;
+            // Each owner must have gone on by a second, or the stream would stand where it stood.
+            let (pid, owner, frames) =
+                server.wait_status("frames in a worker", BOUND, |status| {
+                    let of = |name: &str| status.sessions.iter().find(|s| s.name == name);
+                    let (bystander, suspect) = (of("bystander")?, of("suspect")?);
+                    let (pid, owner) = worker_of(status, "suspect", given + 30)?;
+                    let is_next = owner == bystander.worker && !owners.contains(&owner);
+                    is_next.then_some((pid, owner, suspect.frames_out))
+                })?;
+            given = frames;
             // Not SIGSEGV: the standard library takes the first one that no access has caused.
             kill(Pid::from_raw(pid), Signal::SIGILL)?;
             let death = server.wait_status("the death", BOUND, |status| {
