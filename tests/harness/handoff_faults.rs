@@ -6,6 +6,7 @@
 
 use crate::child::Child;
 use crate::fixture::Recipe;
+use crate::hits::Hits;
 use crate::lanes::{self, Queue};
 use crate::moves::{self, Moving};
 use crate::origin::Origin;
@@ -201,8 +202,7 @@ const fn hangs(name: &'static str, point: Point, haste: Haste, heir: Heir) -> Ca
 pub struct Tally {
     /// Faults made, by case.
     pub made: BTreeMap<&'static str, u32>,
-    /// How often each point was passed, and fired.
-    pub points: BTreeMap<Point, (u64, u64)>,
+    pub hits: Hits,
     pub servers: u32,
 }
 
@@ -211,10 +211,7 @@ impl Tally {
         for (name, made) in other.made {
             *self.made.entry(name).or_default() += made;
         }
-        for (point, (passed, fired)) in other.points {
-            let sum = self.points.entry(point).or_default();
-            *sum = (sum.0 + passed, sum.1 + fired);
-        }
+        self.hits.add(other.hits);
         self.servers += other.servers;
     }
 }
@@ -305,9 +302,7 @@ fn stand(directory: &Path, queue: &Queue<Case>, seconds: u32) -> Result<Tally> {
         "the origin accepted {accepts} connections, {wanted} are enough:\n{log}"
     );
     moves::check(&origin, &moving, &file, &watch.names).with_context(|| watch.log())?;
-    for point in Point::ALL {
-        tally.points.insert(*point, (board.passed(*point), board.fired(*point)));
-    }
+    tally.hits = Hits::of(&board);
     watch.server.stop()?;
     Ok(tally)
 }

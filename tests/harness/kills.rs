@@ -9,6 +9,7 @@ use crate::chance::Chance;
 use crate::child::Child;
 use crate::fixture::Recipe;
 use crate::flv::{Flv, Kind, Tag};
+use crate::hits::Hits;
 use crate::lanes::{self, Queue};
 use crate::moves::{self, Moving};
 use crate::origin::Origin;
@@ -78,9 +79,11 @@ impl Death {
         format!("{:?} at {point}", self.action)
     }
 
-    /// A thread of a follower that hangs is left behind, and nobody else hangs with it.
+    /// A follower's thread that hangs is left behind, and a recorder's may cost its recording:
+    /// with neither of them does the stream hang.
     fn ends_a_process(&self) -> bool {
-        !(self.action == Action::Hang && self.point == Some(Point::FollowerPacket))
+        let threads = [Point::FollowerPacket, Point::RecordWriting, Point::RecordWrote];
+        !(self.action == Action::Hang && self.point.is_some_and(|point| threads.contains(&point)))
     }
 }
 
@@ -162,8 +165,7 @@ pub struct Tally {
     /// Streams that went on in another worker after a death.
     pub recoveries: u32,
     pub streams: u32,
-    /// How often each point was passed, and fired.
-    pub points: BTreeMap<Point, (u64, u64)>,
+    pub hits: Hits,
 }
 
 impl Tally {
@@ -171,10 +173,7 @@ impl Tally {
         for (name, made) in other.made {
             *self.made.entry(name).or_default() += made;
         }
-        for (point, (passed, fired)) in other.points {
-            let sum = self.points.entry(point).or_default();
-            *sum = (sum.0 + passed, sum.1 + fired);
-        }
+        self.hits.add(other.hits);
         self.deaths += other.deaths;
         self.recoveries += other.recoveries;
         self.streams += other.streams;
@@ -303,9 +302,7 @@ fn stand(
             ensure!(publishes == 1, "{stream} was published {publishes} times");
         }
     }
-    for point in Point::ALL {
-        watch.tally.points.insert(*point, (board.passed(*point), board.fired(*point)));
-    }
+    watch.tally.hits = Hits::of(&board);
     watch.server.stop()?;
     Ok(watch.tally)
 }

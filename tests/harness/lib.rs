@@ -13,6 +13,7 @@ pub mod fixture;
 pub mod flv;
 pub mod frames;
 pub mod handoff_faults;
+pub mod hits;
 pub mod kill_controls;
 pub mod kills;
 pub mod lanes;

@@ -1,10 +1,11 @@
 //! Deaths at full counts.
 
 use anyhow::{Result, ensure};
-use tasuki_shared::failpoint::{Action, BUILD, Build, Point};
+use tasuki_shared::failpoint::{Action, Point};
 use tasuki_tests::kills::{self, Death, Scene, Tally};
 use tasuki_tests::{dying, named};
 
+use crate::handoff_faults::needs_failpoints;
 use crate::main_path::in_kept_directory;
 
 /// Healthy workers killed by hand, over and over: nobody is blamed and nothing is lost.
@@ -65,7 +66,7 @@ pub fn run_kills(arguments: &[String]) -> Result<()> {
     }
     show(&tally);
     for point in PHASES {
-        let fired = tally.points.get(point).map_or(0, |(_, fired)| *fired);
+        let fired = tally.hits.fired(*point);
         ensure!(fired >= each as u64, "{} fired {fired} times, not {each}", point.name());
     }
     Ok(())
@@ -84,14 +85,6 @@ pub fn run_points(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn needs_failpoints() -> Result<()> {
-    ensure!(
-        BUILD == Build::WithFailpoints,
-        "this build has no failpoints; `./dev soak` builds one that has"
-    );
-    Ok(())
-}
-
 fn under(label: &str, scene: &Scene, deaths: &[Death], lanes: usize) -> Result<Tally> {
     in_kept_directory(label, |run| {
         kills::run(run.path(), scene, deaths, lanes, |part| {
@@ -105,10 +98,7 @@ fn show(tally: &Tally) {
     for (name, made) in &tally.made {
         println!("  {made:>4} {name}");
     }
-    println!("failpoints passed and fired:");
-    for (point, (passed, fired)) in &tally.points {
-        println!("  {passed:>9} {fired:>5} {}: {}", point.name(), point.about());
-    }
+    println!("{}", tally.hits);
     println!(
         "{} deaths, {} recoveries of {} streams: no publisher lost, nothing lost or repeated",
         tally.deaths, tally.recoveries, tally.streams

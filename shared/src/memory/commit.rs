@@ -15,7 +15,7 @@ use super::map::Mapping;
 use crate::limits::COMMIT_SLOT_BYTES;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Raised with every change of a section's encoding. A reader of version N also reads N−1.
+/// Raised with every change of a section's encoding. A reader refuses any other by name.
 pub const LAYOUT_VERSION: u32 = 4;
 const MAGIC: u32 = u32::from_le_bytes(*b"TCMT");
 

@@ -210,6 +210,7 @@ fn a_worker_that_lies_about_its_keyframe_keeps_nobody_from_its_turn() {
     assert_ne!(second.outcome, "waiting", "{status:#?}");
 }
 
+/// However often it is tried, a recycle does not wait for ever.
 #[test]
 fn a_source_without_any_keyframe_ends_the_wait_by_name() {
     let mut stage = Stage::new(Haste::Scheduled);
