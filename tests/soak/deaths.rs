@@ -40,8 +40,10 @@ const PHASES: &[Point] = &[
     Point::ReleaseStored,
 ];
 /// Servers beside each other.
-const LANES: usize = 2;
-const SECONDS: u32 = 90;
+const LANES: u32 = 4;
+/// Of a small stream, and of a large one.
+const SECONDS: u32 = 180;
+const LARGE_SECONDS: u32 = 90;
 
 /// Workers killed at random moments and in each phase, until so many streams were recovered.
 pub fn run_kills(arguments: &[String]) -> Result<()> {
@@ -49,20 +51,21 @@ pub fn run_kills(arguments: &[String]) -> Result<()> {
     let wanted = named::number(arguments, "recoveries", 2000)?;
     let each = usize::try_from(named::number(arguments, "each", 50)?)?;
     let large = usize::try_from(named::number(arguments, "large", 50)?)?;
+    let lanes = usize::try_from(named::number(arguments, "lanes", LANES)?)?;
     let kill = |point: &Point| kills::everywhere(Action::Kill).find(|d| d.point == Some(*point));
     let mut deaths = Vec::new();
     for _ in 0..each {
         deaths.extend(PHASES.iter().filter_map(kill));
         deaths.push(Death::OUTSIDE);
     }
-    let mut tally = under("soak-kills", &Scene::small(SECONDS), &deaths, LANES)?;
+    let mut tally = under("soak-kills", &Scene::small(SECONDS), &deaths, lanes)?;
     while tally.recoveries < wanted {
         let more = vec![Death::OUTSIDE; 50];
-        tally.add(under("soak-kills", &Scene::small(SECONDS), &more, LANES)?);
+        tally.add(under("soak-kills", &Scene::small(SECONDS), &more, lanes)?);
     }
     if large > 0 {
         let deaths = vec![Death::OUTSIDE; large];
-        tally.add(under("soak-kills-large", &Scene::full_hd(SECONDS), &deaths, 1)?);
+        tally.add(under("soak-kills-large", &Scene::full_hd(LARGE_SECONDS), &deaths, 1)?);
     }
     show(&tally);
     for point in PHASES {
@@ -76,10 +79,11 @@ pub fn run_kills(arguments: &[String]) -> Result<()> {
 pub fn run_points(arguments: &[String]) -> Result<()> {
     needs_failpoints()?;
     let times = usize::try_from(named::number(arguments, "times", 20)?)?;
+    let lanes = usize::try_from(named::number(arguments, "lanes", LANES)?)?;
     let mut tally = Tally::default();
     for action in [Action::Kill, Action::Abort, Action::Hang] {
         let all: Vec<Death> = (0..times).flat_map(|_| kills::everywhere(action)).collect();
-        tally.add(under("soak-points", &Scene::small(SECONDS), &all, LANES)?);
+        tally.add(under("soak-points", &Scene::small(SECONDS), &all, lanes)?);
     }
     show(&tally);
     Ok(())

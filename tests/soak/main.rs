@@ -36,12 +36,12 @@ const SOAKS: &[Named] = &[
     },
     Named {
         name: "kills",
-        about: "workers killed at random moments and in each phase of their work [--recoveries N] [--each N] [--large N]",
+        about: "workers killed at random moments and in each phase of their work [--recoveries N] [--each N] [--large N] [--lanes N]",
         run: deaths::run_kills,
     },
     Named {
         name: "failpoints",
-        about: "every point of a worker, killed, aborted and hung [--times N]",
+        about: "every point of a worker, killed, aborted and hung [--times N] [--lanes N]",
         run: deaths::run_points,
     },
     Named {

@@ -140,7 +140,9 @@ impl Frame {
         unsafe { (*self.0).pts }
     }
 
-    pub(super) fn format(&self) -> c_int {
+    /// libav's number of the pixel format.
+    #[must_use]
+    pub fn format(&self) -> c_int {
         // SAFETY: as above; the field is a plain integer.
         unsafe { (*self.0).format }
     }

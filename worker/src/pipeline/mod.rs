@@ -32,6 +32,7 @@ mod outlet;
 pub mod poison;
 mod probe;
 mod scale;
+mod shrink;
 
 pub use audio::AudioResume;
 

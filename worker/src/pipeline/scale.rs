@@ -1,8 +1,10 @@
-//! Third stage: one picture to all sizes, each from the next larger one.
+//! Third stage: one picture to all sizes, each from one that it is a half or two thirds of where
+//! there is such a one, else from the next larger one.
 //!
 //! A rung that is switched off is still scaled when a lower one needs it. When the source
 //! changes its size, rungs keep theirs: the picture is fitted in and the rest is black.
 
+use super::shrink::Shrink;
 use crate::libav::{
     Colour, Frame, FramePool, Kernel, LibavError, PixelLayout, Ratio, Scaler, Target,
 };
@@ -73,12 +75,19 @@ impl Cascade {
         let source_area = area(source.width(), source.height());
         let mut made: Vec<(RungId, Frame)> = Vec::with_capacity(self.steps.len());
         for step in self.steps.iter_mut().take(last.map_or(0, |last| last + 1)) {
-            // From the next larger picture, unless that one is larger than the source.
-            let parent = made
-                .last()
-                .map(|(_, frame)| frame)
-                .filter(|frame| area(frame.width(), frame.height()) <= source_area);
-            let (parent, target, kernel) = match parent {
+            // A picture that is larger than the source has nothing that the source has not.
+            let larger = || {
+                made.iter().map(|(_, f)| f).filter(|f| area(f.width(), f.height()) <= source_area)
+            };
+            let fills = fit(source, step.pool.size(), self.aspect) == whole(&step.pool);
+            let mut candidates = larger().rev().chain(fills.then_some(source));
+            let exact = candidates.find_map(|frame| step.exact(frame));
+            if let Some((parent, shrink)) = exact {
+                let frame = step.shrink(parent, shrink)?;
+                made.push((step.rung, frame));
+                continue;
+            }
+            let (parent, target, kernel) = match larger().next_back() {
                 // Means of means of means lose what can still be seen of a small picture.
                 Some(parent) if made.len() >= 2 => (parent, whole(&step.pool), Kernel::Bicubic),
                 Some(parent) => (parent, whole(&step.pool), Kernel::Area),
@@ -93,6 +102,19 @@ impl Cascade {
 }
 
 impl Step {
+    /// The exact step from `parent`, if there is one.
+    fn exact<'a>(&self, parent: &'a Frame) -> Option<(&'a Frame, Shrink)> {
+        let planar = parent.layout() == PixelLayout::Yuv420;
+        let step = Shrink::between((parent.width(), parent.height()), self.pool.size());
+        Some((parent, step.filter(|_| planar)?))
+    }
+
+    fn shrink(&mut self, parent: &Frame, shrink: Shrink) -> Result<Frame, LibavError> {
+        let mut frame = self.pool.get()?;
+        shrink.run(parent, &mut frame)?;
+        Ok(frame)
+    }
+
     fn scale(
         &mut self,
         parent: &Frame,
