@@ -33,7 +33,7 @@ const HANG_BOUND: Duration = Duration::from_secs(25);
 /// Hangs blame the streams that were in work; a third one would end a stream.
 const HANGS_PER_SERVER_MAX: u32 = 2;
 /// From the streams' end no fault is made any more.
-const MARGIN: Duration = Duration::from_secs(2);
+const MARGIN: Duration = Duration::from_secs(4);
 
 /// Whom a fault befalls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -389,6 +389,8 @@ impl Watch<'_> {
             ensure!(known, "the move's outcome: {reply:?}");
         }
         let after = self.steady(which)?;
+        // Else the next fault could find a stream that has not yet gone on, and befall that one.
+        self.wait_going_on()?;
         let publishers: Vec<_> =
             self.names.iter().cloned().zip(self.publishers.iter().map(Child::pid)).collect();
         ownership::check(&mut self.server, &publishers)?;
@@ -428,6 +430,19 @@ impl Watch<'_> {
             let target = if old.generation == one.generation { two } else { one };
             let (old, target) = (old.clone(), target.clone());
             Some(Pair { session: session.id.clone(), old, target })
+        })
+    }
+
+    /// Waits until every stream has given frames since now.
+    fn wait_going_on(&mut self) -> Result<()> {
+        let given = |status: &Status, name: &String| {
+            status.sessions.iter().find(|s| s.name == *name).map_or(0, |s| s.frames_out)
+        };
+        let status = self.server.status()?;
+        let before: Vec<_> =
+            self.names.iter().map(|name| (name.clone(), given(&status, name))).collect();
+        self.server.wait_status("all streams to go on", BOUND, |status| {
+            before.iter().all(|(name, before)| given(status, name) > *before).then_some(())
         })
     }
 

@@ -7,7 +7,7 @@ use tasuki_tests::handoff_faults::{self, Case, HANGS, QUICK, TIMEOUTS, Tally};
 use tasuki_tests::named;
 
 /// Servers beside each other: most of the time they wait.
-const LANES: usize = 3;
+const LANES: usize = 4;
 const LANES_HANGING: usize = 6;
 
 pub fn run(arguments: &[String]) -> Result<()> {
