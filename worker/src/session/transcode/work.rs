@@ -20,15 +20,16 @@ impl Transcode {
         }
     }
 
-    /// Is there anything that the pipeline works on, or will? Of what it took over from another owner
-    /// nobody keeps count.
+    /// Is there anything that the pipeline works on, or will, once it has begun? Of what it took over
+    /// from another owner nobody keeps count.
     #[must_use]
     pub fn is_at_work(&self, logs: &Logs) -> bool {
         match &self.state {
             State::Running(pipeline) => {
-                self.reading.is_at_work()
-                    || self.reading.next() < logs.source.published_head()
-                    || pipeline.holds_output()
+                pipeline.has_begun()
+                    && (self.reading.is_at_work()
+                        || self.reading.next() < logs.source.published_head()
+                        || pipeline.holds_output())
             }
             State::None | State::Done => false,
         }
