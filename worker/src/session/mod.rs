@@ -29,6 +29,7 @@
 //! | [`totals`] | what is counted of a stream, whoever owned it |
 //! | [`tracks`] | what each media message is |
 //! | [`source`] | the source log as the pipeline reads it |
+//! | [`codecs`] | when those of a stream that was taken over begin |
 //! | [`replay`] | what is decoded again after a death |
 //! | [`stall`] | what waits in it while nothing moves |
 //! | [`bitrate`] | how much arrived lately |
@@ -40,6 +41,7 @@
 pub mod adopt;
 mod anchor;
 pub mod bitrate;
+mod codecs;
 mod commit;
 pub mod ingest;
 pub mod overload;
@@ -245,31 +247,6 @@ impl Session {
         self.memory.set_activity(Activity::Processing);
         self.receive(now, outbox);
         self.advance(now, outbox);
-    }
-
-    /// Has it codecs that are still to be started?
-    #[must_use]
-    pub fn awaits_codecs(&self) -> bool {
-        self.stream().is_some_and(|stream| stream.transcode.awaits_begin())
-    }
-
-    pub fn start_codecs(&mut self, now: Instant, outbox: &mut Outbox) {
-        // What they do from now on may be the end of this process.
-        self.memory.set_activity(Activity::Processing);
-        let Some(stream) = self.stream_mut() else { return };
-        if let Err(error) = stream.transcode.begin() {
-            stream.transcode.abandon();
-            let reason = error.leave_if_out_of_memory().to_string();
-            tracing::error!(session = %self.id, error = %reason, "codecs cannot start");
-            self.leave(EndReason::AdoptFailed(reason), now);
-            self.advance(now, outbox);
-        }
-    }
-
-    /// Do its codecs work on what came before this owner had it, or on its first frame?
-    #[must_use]
-    pub fn is_catching_up(&self) -> bool {
-        self.stream().is_some_and(|stream| stream.transcode.is_catching_up(&stream.logs))
     }
 
     /// A push connection has bytes for us.
