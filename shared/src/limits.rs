@@ -287,9 +287,6 @@ pub const CHANNEL_CLOSED_GRACE: Duration = Duration::from_secs(1);
 pub const REAP_DEADLINE: Duration = Duration::from_secs(5);
 /// Two processes of one slot are spawned at least this far apart.
 pub const RESPAWN_SPACING: Duration = Duration::from_millis(100);
-/// Who gets a dead worker's sessions has the processors to itself for so long; then the dead one is
-/// replaced.
-pub const REPLACEMENT_PAUSE: Duration = Duration::from_millis(300);
 /// Connections that wait for a worker to start, and how long one does.
 pub const ARRIVALS_MAX: usize = 1024;
 pub const ARRIVAL_DEADLINE: Duration = Duration::from_secs(5);

@@ -19,7 +19,6 @@
 use super::admission::Seat;
 use super::event::{Announcement, Effect, Fds, Killer, Loss, Loudness, Sample};
 use super::hang::{Suspicion, beat_interval};
-use super::lease::{Place, Session};
 use super::poison::Work;
 use super::restart::{Cause, KillReason, Next, Restarts};
 use super::settings::Rules;
@@ -31,10 +30,9 @@ use tasuki_shared::id::{Generation, SessionId, SlotId};
 use tasuki_shared::kernel::Death;
 use tasuki_shared::limits::{
     CHANNEL_CLOSED_GRACE, HELLO_DEADLINE, LINGER_DEADLINE, READY_DEADLINE, REAP_DEADLINE,
-    REPLACEMENT_PAUSE,
 };
 use tasuki_shared::memory::session::WorkPlace;
-use tasuki_shared::message::{Owner, PROTOCOL_VERSION, Role, Stalled, ToWorker};
+use tasuki_shared::message::{PROTOCOL_VERSION, Role, Stalled, ToWorker};
 
 /// A stable place for a process.
 #[derive(Clone, Debug)]
@@ -560,22 +558,11 @@ impl<R: Rules> Core<R> {
             Role::Dialer => self.dialer_died(),
         }
         self.staff(now);
-        let pause = if self.is_taken_over(generation) { REPLACEMENT_PAUSE } else { Duration::ZERO };
-        if let State::Backoff { until, patience: _ } = &mut self.slots[at].state {
-            *until = now.saturating_add(pause).max(*until);
-            if now >= *until {
-                self.spawn(now, at);
-            }
+        if let State::Backoff { until, .. } = self.slots[at].state
+            && now >= until
+        {
+            self.spawn(now, at);
         }
-    }
-
-    /// Do others get all that this dead process had, and nobody waits for a new one?
-    fn is_taken_over(&self, dead: Generation) -> bool {
-        let from_it = |session: &Session| {
-            matches!(session.place, Place::Leased { .. })
-                && session.owner == Some(Owner::Held(dead))
-        };
-        self.orphans.is_empty() && self.arrivals.is_empty() && self.sessions.values().any(from_it)
     }
 
     pub(super) fn announce_worker(
