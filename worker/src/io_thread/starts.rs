@@ -93,7 +93,7 @@ mod tests {
         starts.forget(4);
         starts.forget(5);
         starts.forget(9);
-        assert_eq!(all(&mut starts, Messages::Taken, now), []);
+        assert_eq!(all(&mut starts, Messages::Taken, now), [0_u64; 0]);
         starts.add(7, now);
         assert_eq!(all(&mut starts, Messages::Taken, now), [7]);
     }
@@ -103,7 +103,7 @@ mod tests {
     fn nothing_begins_while_messages_wait_except_what_waited_long() {
         let (mut starts, now) = (Starts::of(2), clock::now());
         starts.add(1, now);
-        assert_eq!(all(&mut starts, Messages::MoreWait, now), []);
+        assert_eq!(all(&mut starts, Messages::MoreWait, now), [0_u64; 0]);
         starts.add(2, now + CODEC_START_WAIT_MAX);
         assert_eq!(all(&mut starts, Messages::MoreWait, now + CODEC_START_WAIT_MAX), [1]);
     }
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(all(&mut starts, Messages::Taken, later), [2, 3]);
         assert!(starts.has(2) && !starts.has(1));
         starts.add(4, later);
-        assert_eq!(all(&mut starts, Messages::Taken, later), []);
+        assert_eq!(all(&mut starts, Messages::Taken, later), [0_u64; 0]);
         assert_eq!(all(&mut starts, Messages::Taken, later + CODEC_START_WAIT_MAX), [4]);
     }
 }
