@@ -97,6 +97,8 @@ pub const DECODER_PACKETS_MAX: usize = 40;
 pub const FRAME_RATE_SAMPLE_FRAMES: usize = 8;
 /// How long the media thread waits for a packet before it looks for orders.
 pub const PIPELINE_WAIT: Duration = Duration::from_millis(20);
+/// How long the codecs of a session that was taken over wait for those of others.
+pub const CODEC_START_WAIT_MAX: Duration = Duration::from_millis(250);
 /// How long a pipeline's threads may take to end; then they are left behind by name.
 pub const PIPELINE_STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// Between two IDRs of a rung.

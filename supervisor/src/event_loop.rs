@@ -320,11 +320,21 @@ impl Shell {
                 }
             }
             match self.spawns.pop_front() {
-                Some((role, generation)) => self.spawn(role, generation),
+                Some((role, generation)) => {
+                    // A fork takes longer than all that waits here: orphans are sent out first.
+                    self.flush_unsent();
+                    self.spawn(role, generation);
+                }
                 None => break,
             }
         }
         self.effects = effects;
+    }
+
+    fn flush_unsent(&mut self) {
+        while let Some(generation) = self.unsent.pop_front() {
+            self.flush(generation);
+        }
     }
 
     /// Sends what was queued, so that nothing waits but for a socket that takes no more. What

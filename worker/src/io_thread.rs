@@ -3,6 +3,7 @@
 //! One turn: wait → control messages → sockets → pipelines that rang → ticks when due. Each
 //! session does a bounded amount of work a turn, so no stream starves another.
 
+mod starts;
 mod watch;
 
 use crate::bell::{Bell, CONTROL};
@@ -17,6 +18,7 @@ use crate::session::release::Released;
 use crate::session::stream::Wake;
 use crate::session::{Outbox, Session};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use starts::{Messages, Starts};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::{OwnedFd, RawFd};
@@ -91,6 +93,7 @@ pub struct IoThread {
     preparations: HashMap<u64, Preparation>,
     serials: HashMap<SessionId, u64>,
     next_serial: u64,
+    starts: Starts,
     stage: Stage,
     next_tick: Instant,
     next_heartbeat: Instant,
@@ -121,6 +124,7 @@ impl IoThread {
             preparations: HashMap::new(),
             serials: HashMap::new(),
             next_serial: 1,
+            starts: Starts::new(),
             stage: Stage::Serving,
             next_tick: now + TICK,
             next_heartbeat: now,
@@ -176,8 +180,9 @@ impl IoThread {
                     }
                 }
             }
-            if let Some(exit) = self.take_control(now) {
-                return exit;
+            match self.take_control(now) {
+                Ok(messages) => self.start_codecs(messages, now),
+                Err(exit) => return exit,
             }
             if self.purger.take_purged() {
                 self.outbox.push((FromWorker::Purged, Vec::new()));
@@ -231,7 +236,13 @@ impl IoThread {
         for leftover in entry.session.take_leftovers() {
             self.leftovers.add(leftover);
         }
+        if entry.session.awaits_codecs() {
+            self.starts.add(serial, clock::now());
+        } else if self.starts.has(serial) && !entry.session.is_catching_up() {
+            self.starts.forget(serial);
+        }
         if entry.session.ended().is_some() {
+            self.starts.forget(serial);
             unwatch(&self.epoll, entry);
             self.serials.remove(&entry.session.id());
             self.entries.remove(&serial);
@@ -244,20 +255,27 @@ impl IoThread {
         }
     }
 
-    fn take_control(&mut self, now: Instant) -> Option<Exit> {
+    fn take_control(&mut self, now: Instant) -> Result<Messages, Exit> {
         for _ in 0..CONTROL_ROUNDS_MAX {
             match self.control.try_recv() {
                 Some(Told::Message(message, fds)) => self.take(message, fds, now),
-                None => return None,
+                None => return Ok(Messages::Taken),
                 Some(Told::Orphaned(reason)) => {
                     tracing::error!(%reason, "the supervisor is gone; ending every session");
-                    return Some(self.end_all(now));
+                    return Err(self.end_all(now));
                 }
             }
         }
         // More may wait: ring for ourselves, so that the sockets have their turn first.
         self.bell.ring(CONTROL);
-        None
+        Ok(Messages::MoreWait)
+    }
+
+    /// Codecs of sessions that were taken over begin when all that are told of are in hand.
+    fn start_codecs(&mut self, messages: Messages, now: Instant) {
+        while let Some(serial) = self.starts.next(messages, now) {
+            self.with_session(serial, |session, outbox| session.start_codecs(now, outbox));
+        }
     }
 
     fn take(&mut self, message: ToWorker, fds: Vec<OwnedFd>, now: Instant) {
@@ -391,6 +409,7 @@ impl IoThread {
     /// The session is another worker's now: nothing here may touch it, or stay in epoll.
     fn let_go(&mut self, serial: u64) {
         let Some(entry) = self.entries.remove(&serial) else { return };
+        self.starts.forget(serial);
         unwatch(&self.epoll, &entry);
         for (_, open) in entry.session.push_sockets() {
             if let Some((socket, _)) = open {

@@ -388,16 +388,36 @@ impl Control {
     }
 }
 
-/// A running pipeline. Dropping it stops it.
+/// A pipeline that runs, or shall. Dropping it stops it.
 pub struct Pipeline {
     control: Arc<Control>,
     outlet: Arc<Outlet>,
-    media: Option<JoinHandle<()>>,
+    media: Media,
+}
+
+/// The media thread.
+enum Media {
+    /// To be started with this.
+    Awaited(Box<(PipelineSpec, Box<dyn PacketSource>)>),
+    Begun(JoinHandle<()>),
+    /// Joined, left behind, or never begun.
+    Over,
 }
 
 impl Pipeline {
     /// Starts the threads. `wake` is called, from any of them, when `poll` has something.
     pub fn start(
+        spec: PipelineSpec,
+        source: Box<dyn PacketSource>,
+        wake: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<Self, PipelineError> {
+        let mut pipeline = Self::prepare(spec, source, wake)?;
+        pipeline.begin()?;
+        Ok(pipeline)
+    }
+
+    /// As `start`, but nothing is done before `begin`; orders given meanwhile hold from then on.
+    pub fn prepare(
         spec: PipelineSpec,
         source: Box<dyn PacketSource>,
         wake: Arc<dyn Fn() + Send + Sync>,
@@ -412,8 +432,25 @@ impl Pipeline {
         let control =
             Arc::new(Control { stop: AtomicBool::new(false), orders: Mutex::new(orders) });
         let outlet = Arc::new(Outlet::new(wake));
-        let media = media::spawn(spec, source, Arc::clone(&control), Arc::clone(&outlet))?;
-        Ok(Self { control, outlet, media: Some(media) })
+        Ok(Self { control, outlet, media: Media::Awaited(Box::new((spec, source))) })
+    }
+
+    /// Starts the threads of one that was prepared.
+    pub fn begin(&mut self) -> Result<(), PipelineError> {
+        self.media = match std::mem::replace(&mut self.media, Media::Over) {
+            Media::Awaited(work) => {
+                let (spec, source) = *work;
+                let (control, outlet) = (Arc::clone(&self.control), Arc::clone(&self.outlet));
+                Media::Begun(media::spawn(spec, source, control, outlet)?)
+            }
+            begun @ (Media::Begun(_) | Media::Over) => begun,
+        };
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        !matches!(self.media, Media::Awaited(_))
     }
 
     /// The next output, if one is ready. Never blocks.
@@ -428,7 +465,7 @@ impl Pipeline {
 
     /// Ids of its threads; `None` while one of them has not begun.
     pub fn threads(&self) -> Option<Vec<i32>> {
-        self.outlet.thread_ids()
+        self.has_begun().then(|| self.outlet.thread_ids())?
     }
 
     /// Obeyed from the next packet on.
@@ -451,7 +488,9 @@ impl Pipeline {
     fn end(&mut self) -> StopOutcome {
         self.control.stop.store(true, Ordering::Relaxed);
         self.outlet.close();
-        let Some(media) = self.media.take() else { return StopOutcome::Joined };
+        let Media::Begun(media) = std::mem::replace(&mut self.media, Media::Over) else {
+            return StopOutcome::Joined;
+        };
         if self.outlet.wait_for_threads(PIPELINE_STOP_DEADLINE) {
             // The guards have run: what is left of the threads is their return.
             let _ = media.join();

@@ -29,6 +29,7 @@
 //! | [`totals`] | what is counted of a stream, whoever owned it |
 //! | [`tracks`] | what each media message is |
 //! | [`source`] | the source log as the pipeline reads it |
+//! | [`codecs`] | when those of a stream that was taken over begin |
 //! | [`replay`] | what is decoded again after a death |
 //! | [`stall`] | what waits in it while nothing moves |
 //! | [`bitrate`] | how much arrived lately |
@@ -40,6 +41,7 @@
 pub mod adopt;
 mod anchor;
 pub mod bitrate;
+mod codecs;
 mod commit;
 pub mod ingest;
 pub mod overload;

@@ -400,7 +400,8 @@ impl Stream {
     /// Are packets of this stream inside codecs now?
     #[must_use]
     pub fn is_processing(&self) -> bool {
-        self.logs.pipeline == PipelineState::Busy || self.transcode.is_at_work(&self.logs)
+        !self.transcode.awaits_begin()
+            && (self.logs.pipeline == PipelineState::Busy || self.transcode.is_at_work(&self.logs))
     }
 
     /// Ends what is still open.

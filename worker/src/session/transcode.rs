@@ -64,6 +64,8 @@ pub struct Transcode {
     stale: Option<Shadow>,
     cut_wish: CutWish,
     seam: Seam,
+    /// The last owner's last frame.
+    taken_over: Option<u64>,
 }
 
 /// What this owner has given since it took the stream over.
@@ -104,8 +106,9 @@ pub enum Given {
 }
 
 impl Transcode {
-    /// Starts the pipeline that the plan needs, if any, where `record` says that the last owner
-    /// stopped; or goes on with the one that followed that owner, if it can.
+    /// Starts the pipeline that the plan needs, if any; or goes on with the one that followed the
+    /// last owner, if it can. One that is to begin where `record` says that the last owner stopped
+    /// awaits its [`Transcode::begin`].
     pub fn start(
         plan: &Plan,
         source: &impl AsFd,
@@ -129,6 +132,7 @@ impl Transcode {
             cut_wish: CutWish::None,
             stale: None,
             seam: Seam::Behind,
+            taken_over: last_frame.map(|frame| frame.source_index),
         };
         if let (Some(last), true) = (last_frame, plan.transcodes()) {
             let entry = |index| logs.source.entry(index);
@@ -194,7 +198,7 @@ impl Transcode {
             First { video, audio: self.audio.map_or(video, |audio| audio.source_index) }
         };
         let packets = LogSource::open(source, first, end.clone(), Arc::clone(&self.reading))?
-            .after(self.last_frame.map(|frame| frame.source_index));
+            .after(self.taken_over, wake);
         let cut = self.cut();
         let start = if fresh {
             Start::Fresh
@@ -215,10 +219,11 @@ impl Transcode {
             declared: Declared::default(),
             start,
         };
-        let pipeline = Pipeline::start(spec, Box::new(packets), Arc::clone(wake))?;
-        if !fresh {
-            pipeline.go_live(cut);
+        if fresh {
+            return Ok(Pipeline::start(spec, Box::new(packets), Arc::clone(wake))?);
         }
+        let pipeline = Pipeline::prepare(spec, Box::new(packets), Arc::clone(wake))?;
+        pipeline.go_live(cut);
         Ok(pipeline)
     }
 

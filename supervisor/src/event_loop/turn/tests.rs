@@ -195,3 +195,20 @@ fn what_the_socket_does_not_take_goes_out_when_it_does() {
     let all: BTreeSet<_> = clients.iter().map(|c| c.local_addr().unwrap()).collect();
     assert_eq!(all.len(), 1);
 }
+
+/// A fork takes as long as the hand-out of many sessions: what is queued is gone before it begins.
+#[test]
+fn what_is_queued_is_sent_before_a_process_is_started() {
+    let (shell, mut worker) = serving();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (socket, peer) = listener.accept().unwrap();
+    let mut turn = Turn::begin(&shell);
+    turn.accepted(socket, peer);
+    assert!(worker.recv().unwrap().is_none());
+    // There is no such program, so all that can be seen of the start is its failure.
+    turn.0.spawns.push_back((Role::Worker, Generation(9)));
+    turn.0.handle_pending(Duration::ZERO);
+    assert_eq!(adopted(&mut worker).len(), 1);
+    drop((turn, client));
+}

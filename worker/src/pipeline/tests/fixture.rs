@@ -178,11 +178,17 @@ pub struct Rig {
 
 impl Rig {
     pub fn start(spec: PipelineSpec) -> Self {
+        let mut rig = Self::prepare(spec);
+        rig.pipeline.begin().unwrap();
+        rig
+    }
+
+    pub fn prepare(spec: PipelineSpec) -> Self {
         let (feed, items) = channel();
         let (wake, wakes) = channel();
         // A rig that is being dropped listens no longer.
         let wake = Arc::new(move || wake.send(()).unwrap_or(()));
-        let pipeline = Pipeline::start(spec, Box::new(Player { items }), wake).unwrap();
+        let pipeline = Pipeline::prepare(spec, Box::new(Player { items }), wake).unwrap();
         Self { pipeline, feed: Some(feed), wakes }
     }
 

@@ -394,3 +394,18 @@ fn blurring_does_not_damage_the_decoders_references() {
     assert!(plain.len() > 55);
     assert_eq!(plain, blurred);
 }
+
+/// One that is prepared has no thread and takes nothing before it begins; then it gives what it
+/// would have given. One that never begins is over at once.
+#[test]
+fn a_prepared_pipeline_does_nothing_before_it_begins() {
+    let items = demux(&source("160x90", 1, "-bf 0", "-ac 1"));
+    let mut rig = Rig::prepare(spec());
+    rig.feed(100, &items);
+    assert_eq!((rig.pipeline.has_begun(), rig.pipeline.threads()), (false, None));
+    assert_eq!(rig.pipeline.poll(), None);
+    rig.pipeline.begin().unwrap();
+    assert!(rig.pipeline.has_begun());
+    assert_accounted(&rig.finish(), &items);
+    assert_eq!(Rig::prepare(spec()).pipeline.stop(), StopOutcome::Joined);
+}

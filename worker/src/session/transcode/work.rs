@@ -1,11 +1,40 @@
-//! What a stream's pipeline has to do, for whoever asks whether it hangs or was the cause of a death.
+//! When a stream's pipeline begins, and what it has to do, for whoever asks whether it hangs or was
+//! the cause of a death.
 
 use super::{State, Transcode};
 use crate::output::cursor::Logs;
 use crate::session::report::Counts;
 use crate::session::stall::Work;
+use crate::session::stream::StreamError;
 
 impl Transcode {
+    /// Is its pipeline still to be begun?
+    #[must_use]
+    pub fn awaits_begin(&self) -> bool {
+        matches!(&self.state, State::Running(pipeline) if !pipeline.has_begun())
+    }
+
+    pub fn begin(&mut self) -> Result<(), StreamError> {
+        if let State::Running(pipeline) = &mut self.state {
+            pipeline.begin()?;
+        }
+        Ok(())
+    }
+
+    /// Does it decode again what the last owner had decoded, or is its own first frame still to
+    /// come of packets that are there?
+    #[must_use]
+    pub fn is_catching_up(&self, logs: &Logs) -> bool {
+        let State::Running(pipeline) = &self.state else { return false };
+        let reading = &self.reading;
+        pipeline.has_begun()
+            && self.taken_over.is_some()
+            && self.taken_over == self.last_frame.map(|frame| frame.source_index)
+            && (reading.replayed().took_us() == 0
+                || reading.is_at_work()
+                || reading.next() < logs.source.published_head())
+    }
+
     /// What the pipeline has to do and how far it has come; its threads.
     #[must_use]
     pub fn work(&self, logs: &Logs, counts: &Counts) -> Work {
@@ -20,15 +49,16 @@ impl Transcode {
         }
     }
 
-    /// Is there anything that the pipeline works on, or will? Of what it took over from another owner
-    /// nobody keeps count.
+    /// Is there anything that the pipeline works on, or will, once it has begun? Of what it took over
+    /// from another owner nobody keeps count.
     #[must_use]
     pub fn is_at_work(&self, logs: &Logs) -> bool {
         match &self.state {
             State::Running(pipeline) => {
-                self.reading.is_at_work()
-                    || self.reading.next() < logs.source.published_head()
-                    || pipeline.holds_output()
+                pipeline.has_begun()
+                    && (self.reading.is_at_work()
+                        || self.reading.next() < logs.source.published_head()
+                        || pipeline.holds_output())
             }
             State::None | State::Done => false,
         }
