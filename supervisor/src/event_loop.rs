@@ -563,7 +563,8 @@ impl Shell {
 
     fn channel_failed(&mut self, generation: Generation, error: &ChannelError) {
         let loss = match error {
-            ChannelError::Closed => Loss::Closed,
+            // What it said before it left is still to be read, and its end comes after that.
+            ChannelError::Closed => return,
             ChannelError::FdsTruncated
             | ChannelError::NoFds(_)
             | ChannelError::TooLong(_)

@@ -125,6 +125,18 @@ impl Echo {
             self.echo();
             let heartbeat = Heartbeat { session: None, lobby: 0, allocator: None };
             self.say(FromWorker::Heartbeat(Box::new(heartbeat)));
+            self.flush();
+        }
+    }
+
+    /// What it said before it leaves is to arrive.
+    fn flush(&mut self) {
+        while !self.channel.is_flushed() {
+            let mut polled = [PollFd::new(self.channel.as_fd(), PollFlags::POLLOUT)];
+            poll(&mut polled, 200_u16).unwrap();
+            if self.channel.flush().is_err() {
+                return;
+            }
         }
     }
 
@@ -190,7 +202,9 @@ impl Echo {
     }
 
     fn take(&mut self, session: tasuki_shared::id::SessionId, expect: Owner) {
-        let at = self.prepared.iter().position(|(id, ..)| *id == session).unwrap();
+        // The bell may have been heard before the order came.
+        let at = self.prepared.iter().position(|(id, ..)| *id == session);
+        let Some(at) = at else { return };
         let (_, socket, memory, _) = self.prepared.swap_remove(at);
         owner::take(memory.owner(), expect, self.generation).unwrap();
         self.held.push((session, socket, memory));
@@ -489,7 +503,7 @@ fn a_rotation_replaces_every_worker_under_live_connections_and_waits() {
     let moves = recycles[1]["moves"].as_array().unwrap();
     assert_eq!(moves.len(), 2, "{moves:?}");
     let done = |m: &Value| m["outcome"] == "done" && m["pause_us"].as_u64() > Some(0);
-    assert!(moves.iter().all(done), "{moves:?}");
+    assert!(moves.iter().all(done), "{moves:?}: {}", server.ready()["deaths"]);
     echoes(&mut stream, "after, live");
     echoes(&mut lobby, "after, in the lobby");
     let status = server.ready();

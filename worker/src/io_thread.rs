@@ -124,7 +124,7 @@ impl IoThread {
             preparations: HashMap::new(),
             serials: HashMap::new(),
             next_serial: 1,
-            starts: Starts::new(),
+            starts: Starts::default(),
             stage: Stage::Serving,
             next_tick: now + TICK,
             next_heartbeat: now,
@@ -238,8 +238,6 @@ impl IoThread {
         }
         if entry.session.awaits_codecs() {
             self.starts.add(serial, clock::now());
-        } else if self.starts.has(serial) && !entry.session.is_catching_up() {
-            self.starts.forget(serial);
         }
         if entry.session.ended().is_some() {
             self.starts.forget(serial);

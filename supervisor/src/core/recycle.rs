@@ -362,6 +362,11 @@ impl<R: Rules> Core<R> {
     /// The old worker was reaped, as it should or not.
     fn old_is_gone(&mut self, now: Duration, at: usize) {
         let failure = match &self.recycles[at].phase {
+            // It has let go of all, and those who take them have not said so yet: their deadlines
+            // bound that, and what became of each move is part of the account.
+            Phase::Leaving { .. } if self.moves_of(Order::Recycle(self.recycles[at].id)) > 0 => {
+                return;
+            }
             // Somebody fresh is in its place all the same.
             Phase::Waiting | Phase::Preparing { .. } | Phase::Leaving { .. } => None,
             Phase::Moving { .. } | Phase::AwaitingKeyframe => {

@@ -1,12 +1,10 @@
-//! When the codecs of sessions that were taken over begin, and how many at a time.
+//! When the codecs of sessions that were taken over begin.
 //!
 //! Whoever gets all sessions of a dead worker takes them in hand first: publishers are heard again
-//! before the first picture is decoded again. Then as many decode again as there are processors,
-//! oldest first: all at once would all be late. What waits longer than [`CODEC_START_WAIT_MAX`]
-//! begins whatever the others do, and who works for as long holds nobody back any more.
+//! before the first picture is decoded again, for codecs take the processors that adoption needs.
+//! What waits longer than [`CODEC_START_WAIT_MAX`] begins whatever else there is to do.
 
 use std::collections::VecDeque;
-use std::num::NonZeroUsize;
 use std::time::Instant;
 use tasuki_shared::limits::CODEC_START_WAIT_MAX;
 
@@ -17,55 +15,31 @@ pub enum Messages {
     MoreWait,
 }
 
-/// See the module. Sessions by their serials; each is here once.
-#[derive(Debug)]
-pub struct Starts {
-    /// With the time since when.
-    waiting: VecDeque<(u64, Instant)>,
-    begun: Vec<(u64, Instant)>,
-    at_a_time: usize,
-}
+/// Sessions by their serials, oldest first, with the time since when they wait; each is here once.
+#[derive(Debug, Default)]
+pub struct Starts(VecDeque<(u64, Instant)>);
 
 impl Starts {
-    #[must_use]
-    pub fn new() -> Self {
-        Self::of(std::thread::available_parallelism().map_or(1, NonZeroUsize::get))
-    }
-
-    fn of(at_a_time: usize) -> Self {
-        Self { waiting: VecDeque::new(), begun: Vec::new(), at_a_time }
-    }
-
     /// Its codecs are to begin.
     pub fn add(&mut self, serial: u64, now: Instant) {
-        if !self.has(serial) {
-            self.waiting.push_back((serial, now));
+        if !self.0.iter().any(|(known, _)| *known == serial) {
+            self.0.push_back((serial, now));
         }
     }
 
-    #[must_use]
-    pub fn has(&self, serial: u64) -> bool {
-        self.waiting.iter().chain(&self.begun).any(|(known, _)| *known == serial)
-    }
-
-    /// It has caught up, or is gone.
+    /// It is gone.
     pub fn forget(&mut self, serial: u64) {
-        self.waiting.retain(|(known, _)| *known != serial);
-        self.begun.retain(|(known, _)| *known != serial);
+        self.0.retain(|(known, _)| *known != serial);
     }
 
     /// Whose codecs begin now, if anybody's.
     pub fn next(&mut self, messages: Messages, now: Instant) -> Option<u64> {
-        let is_long = |since: Instant| now.saturating_duration_since(since) >= CODEC_START_WAIT_MAX;
-        let waits_long = self.waiting.front().is_some_and(|(_, since)| is_long(*since));
-        self.begun.retain(|(_, since)| !is_long(*since));
-        let room = messages == Messages::Taken && self.begun.len() < self.at_a_time;
-        if !(waits_long || room) {
+        let (_, since) = self.0.front()?;
+        let waited_long = now.saturating_duration_since(*since) >= CODEC_START_WAIT_MAX;
+        if messages == Messages::MoreWait && !waited_long {
             return None;
         }
-        let (serial, _) = self.waiting.pop_front()?;
-        self.begun.push((serial, now));
-        Some(serial)
+        self.0.pop_front().map(|(serial, _)| serial)
     }
 }
 
@@ -78,49 +52,27 @@ mod tests {
         std::iter::from_fn(|| starts.next(messages, now)).collect()
     }
 
-    /// One alone begins in the turn in which it came; of many, as many as fit, oldest first, and the
-    /// next with each that is done.
+    /// All that wait begin, oldest first, in the turn in which nothing more is told; one that is
+    /// gone does not.
     #[test]
-    fn as_many_begin_as_fit_oldest_first() {
-        let (mut starts, now) = (Starts::of(2), clock::now());
-        for serial in [5, 3, 9, 4] {
+    fn all_begin_oldest_first_when_all_are_in_hand() {
+        let (mut starts, now) = (Starts::default(), clock::now());
+        for serial in [5, 3, 9] {
             starts.add(serial, now);
             starts.add(serial, now);
         }
-        assert_eq!(all(&mut starts, Messages::Taken, now), [5, 3]);
         starts.forget(3);
-        assert_eq!(all(&mut starts, Messages::Taken, now), [9]);
-        starts.forget(4);
-        starts.forget(5);
-        starts.forget(9);
-        assert_eq!(all(&mut starts, Messages::Taken, now), [0_u64; 0]);
-        starts.add(7, now);
-        assert_eq!(all(&mut starts, Messages::Taken, now), [7]);
+        assert_eq!(all(&mut starts, Messages::MoreWait, now), Vec::<u64>::new());
+        assert_eq!(all(&mut starts, Messages::Taken, now), [5, 9]);
+        assert_eq!(all(&mut starts, Messages::Taken, now), Vec::<u64>::new());
     }
 
-    /// While the supervisor goes on handing sessions out none begins, unless one has waited long.
+    /// A supervisor that never stops telling holds nobody back for ever.
     #[test]
-    fn nothing_begins_while_messages_wait_except_what_waited_long() {
-        let (mut starts, now) = (Starts::of(2), clock::now());
+    fn what_waited_long_begins_though_more_is_told() {
+        let (mut starts, now) = (Starts::default(), clock::now());
         starts.add(1, now);
-        assert_eq!(all(&mut starts, Messages::MoreWait, now), [0_u64; 0]);
         starts.add(2, now + CODEC_START_WAIT_MAX);
         assert_eq!(all(&mut starts, Messages::MoreWait, now + CODEC_START_WAIT_MAX), [1]);
-    }
-
-    /// A replay that takes long holds back neither those who wait nor those who come later.
-    #[test]
-    fn who_works_long_holds_nobody_back() {
-        let (mut starts, now) = (Starts::of(1), clock::now());
-        for serial in [1, 2, 3] {
-            starts.add(serial, now);
-        }
-        assert_eq!(all(&mut starts, Messages::Taken, now), [1]);
-        let later = now + CODEC_START_WAIT_MAX;
-        assert_eq!(all(&mut starts, Messages::Taken, later), [2, 3]);
-        assert!(starts.has(2) && !starts.has(1));
-        starts.add(4, later);
-        assert_eq!(all(&mut starts, Messages::Taken, later), [0_u64; 0]);
-        assert_eq!(all(&mut starts, Messages::Taken, later + CODEC_START_WAIT_MAX), [4]);
     }
 }

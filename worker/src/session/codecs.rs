@@ -1,5 +1,5 @@
-//! The codecs of a stream that was taken over: they begin when the io thread says so, which lets as
-//! many catch up at a time as is good for all.
+//! The codecs of a stream that was taken over: they begin when the io thread says so, which takes
+//! other sessions in hand first.
 
 use super::{Outbox, Session};
 use std::time::Instant;
@@ -24,11 +24,5 @@ impl Session {
             self.leave(EndReason::AdoptFailed(reason), now);
             self.advance(now, outbox);
         }
-    }
-
-    /// Do its codecs work on what came before this owner had it, or on its first frame?
-    #[must_use]
-    pub fn is_catching_up(&self) -> bool {
-        self.stream().is_some_and(|stream| stream.transcode.is_catching_up(&stream.logs))
     }
 }

@@ -163,7 +163,7 @@ pub struct LogSource {
     tag: Vec<u8>,
     reading: Arc<Reading>,
     ceiling: Option<Ceiling>,
-    replay: Option<(Replay, Wake)>,
+    replay: Option<Replay>,
 }
 
 impl LogSource {
@@ -192,11 +192,10 @@ impl LogSource {
         })
     }
 
-    /// For who goes on after a frame that another owner committed, if there was one; `wake` is
-    /// called once what lies before it is decoded again.
+    /// For who goes on after a frame that another owner committed, if there was one.
     #[must_use]
-    pub fn after(self, last: Option<u64>, wake: &Wake) -> Self {
-        Self { replay: last.map(|last| (Replay::up_to(last), Arc::clone(wake))), ..self }
+    pub fn after(self, last: Option<u64>) -> Self {
+        Self { replay: last.map(Replay::up_to), ..self }
     }
 
     /// For who follows an owner.
@@ -314,17 +313,12 @@ impl PacketSource for LogSource {
     fn next(&mut self, buffer: &mut Vec<u8>, wait: Duration) -> SourceEvent {
         self.reading.at_work.store(false, Ordering::Relaxed);
         let asked = self.held.map_or(self.next, |entry| entry.index);
-        if let Some((replay, wake)) = self.replay.take() {
-            match replay.asked(asked, &self.reading.replayed) {
-                Some(replay) => self.replay = Some((replay, wake)),
-                None => wake(),
-            }
-        }
+        self.replay =
+            self.replay.take().and_then(|replay| replay.asked(asked, &self.reading.replayed));
         let event = self.next_event(buffer, wait);
         if let SourceEvent::Packet(packet) = &event {
             self.reading.at_work.store(true, Ordering::Relaxed);
-            if let (Some((replay, _)), PacketKind::VideoFrame { .. }) = (&self.replay, &packet.kind)
-            {
+            if let (Some(replay), PacketKind::VideoFrame { .. }) = (&self.replay, &packet.kind) {
                 replay.gave_frame(&self.reading.replayed);
             }
             if let Some(mark) = self.reading.mark.get() {

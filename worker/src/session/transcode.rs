@@ -64,8 +64,6 @@ pub struct Transcode {
     stale: Option<Shadow>,
     cut_wish: CutWish,
     seam: Seam,
-    /// The last owner's last frame.
-    taken_over: Option<u64>,
 }
 
 /// What this owner has given since it took the stream over.
@@ -132,7 +130,6 @@ impl Transcode {
             cut_wish: CutWish::None,
             stale: None,
             seam: Seam::Behind,
-            taken_over: last_frame.map(|frame| frame.source_index),
         };
         if let (Some(last), true) = (last_frame, plan.transcodes()) {
             let entry = |index| logs.source.entry(index);
@@ -198,7 +195,7 @@ impl Transcode {
             First { video, audio: self.audio.map_or(video, |audio| audio.source_index) }
         };
         let packets = LogSource::open(source, first, end.clone(), Arc::clone(&self.reading))?
-            .after(self.taken_over, wake);
+            .after(self.last_frame.map(|frame| frame.source_index));
         let cut = self.cut();
         let start = if fresh {
             Start::Fresh

@@ -48,9 +48,20 @@ impl Stage {
     }
 
     fn release(&mut self, cut: CutReport) -> Vec<Effect> {
+        let to = self.let_go(cut);
+        self.take_over(to, cut)
+    }
+
+    /// The owner has released it, and the target is on its way to take it.
+    fn let_go(&mut self, cut: CutReport) -> Generation {
         let (session, to) = (self.session, self.target().expect("a move"));
         self.bench.says(self.old, FromWorker::Released { session, cut });
         self.bench.on(Event::OwnerRead { session, owner: Some(Owner::Offered(to)) });
+        to
+    }
+
+    fn take_over(&mut self, to: Generation, cut: CutReport) -> Vec<Effect> {
+        let session = self.session;
         self.bench.says(to, FromWorker::Adopted { session, at_us: cut.released_us + 9 });
         self.bench.on(Event::OwnerRead { session, owner: Some(Owner::Held(to)) })
     }
@@ -100,6 +111,22 @@ fn a_recycle_waits_for_a_keyframe_and_tries_again() {
         assert_eq!(said(&done, "session_moved").unwrap().loudness, event::Loudness::Info);
         assert_eq!(stage.recycle().outcome, "leaving");
     }
+}
+
+/// A worker that has let go of everything is gone before the taker has said a word: the recycle is
+/// over when it has, and tells what became of the move.
+#[test]
+fn a_recycle_is_not_done_before_its_moves_are() {
+    let mut stage = Stage::new(Haste::Now);
+    stage.prepare();
+    let cut = CutReport { released_us: 5, ..CutReport::default() };
+    let to = stage.let_go(cut);
+    stage.bench.on(died(stage.old, Death::Exited(0)));
+    assert_eq!(stage.recycle().outcome, "leaving");
+    stage.take_over(to, cut);
+    let recycle = stage.recycle();
+    assert_eq!((recycle.outcome.as_str(), recycle.moves.len()), ("done", 1));
+    assert_eq!((recycle.moves[0].outcome.as_str(), recycle.moves[0].pause_us), ("done", 9));
 }
 
 /// The owner has a keyframe again: nobody waits for the pause to end.

@@ -21,20 +21,6 @@ impl Transcode {
         Ok(())
     }
 
-    /// Does it decode again what the last owner had decoded, or is its own first frame still to
-    /// come of packets that are there?
-    #[must_use]
-    pub fn is_catching_up(&self, logs: &Logs) -> bool {
-        let State::Running(pipeline) = &self.state else { return false };
-        let reading = &self.reading;
-        pipeline.has_begun()
-            && self.taken_over.is_some()
-            && self.taken_over == self.last_frame.map(|frame| frame.source_index)
-            && (reading.replayed().took_us() == 0
-                || reading.is_at_work()
-                || reading.next() < logs.source.published_head())
-    }
-
     /// What the pipeline has to do and how far it has come; its threads.
     #[must_use]
     pub fn work(&self, logs: &Logs, counts: &Counts) -> Work {
