@@ -1,7 +1,7 @@
 //! The io thread: epoll over all sockets of all sessions, the only committer, no codecs.
 //!
-//! One turn: wait → control messages → sockets → pipelines that rang → ticks when due. Each
-//! session does a bounded amount of work a turn, so no stream starves another.
+//! One turn: wait → sockets → pipelines that rang → control messages → codecs that may begin → ticks
+//! when due. Each session does a bounded amount of work a turn, so no stream starves another.
 
 mod starts;
 mod watch;
@@ -254,10 +254,22 @@ impl IoThread {
     }
 
     fn take_control(&mut self, now: Instant) -> Result<Messages, Exit> {
+        let mut messages = Messages::Taken;
         for _ in 0..CONTROL_ROUNDS_MAX {
             match self.control.try_recv() {
-                Some(Told::Message(message, fds)) => self.take(message, fds, now),
-                None => return Ok(Messages::Taken),
+                Some(Told::Message(message, fds)) => {
+                    // Who takes one session over is often about to be given another.
+                    if matches!(message, ToWorker::Adopt(_)) {
+                        messages = Messages::MoreWait;
+                    }
+                    self.take(message, fds, now);
+                }
+                None => {
+                    if messages == Messages::MoreWait {
+                        self.bell.ring(CONTROL);
+                    }
+                    return Ok(messages);
+                }
                 Some(Told::Orphaned(reason)) => {
                     tracing::error!(%reason, "the supervisor is gone; ending every session");
                     return Err(self.end_all(now));

@@ -6,7 +6,7 @@
 //!     │ it died              ▼                            ▼                            │ killed at
 //!     └────────────────▶   Over                         Over                           ▼ the deadline
 //! ```
-//! Moving ◀──▶ AwaitingKeyframe.
+//! Moving ◀──▶ AwaitingKeyframe. `Leaving` also waits for the outcome of moves that are not settled.
 //! The fresh worker is the one that stands by, or one that is started in a temporary slot; it
 //! serves before the old one stops to, so capacity never falls. While sessions move, the fresh
 //! worker's stream slots that they will need are not given to others. A worker with sessions that

@@ -1,4 +1,5 @@
-//! A turn of the shell: as much as there is to do at once, and one flush at its end.
+//! A turn of the shell: as much as there is to do at once, and one flush at its end and before each
+//! start of a process.
 //!
 //! Accepting many connections or reading many frames queues many frames to the same process. They
 //! share datagrams and wake it once. Only a turn can cause any of it, and it ends by sending, so no

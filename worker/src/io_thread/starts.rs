@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 use tasuki_shared::limits::CODEC_START_WAIT_MAX;
 
-/// Does the supervisor say more than was taken in this turn?
+/// Does the supervisor say more than was taken in this turn, or is it likely to?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Messages {
     Taken,

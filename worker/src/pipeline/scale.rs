@@ -82,7 +82,9 @@ impl Cascade {
             let fills = fit(source, step.pool.size(), self.aspect) == whole(&step.pool);
             let mut candidates = larger().rev().chain(fills.then_some(source));
             let exact = candidates.find_map(|frame| step.exact(frame));
-            if let Some((parent, shrink)) = exact {
+            // One of the same size is referred to.
+            let is_made = larger().any(|f| (f.width(), f.height()) == step.pool.size());
+            if let (Some((parent, shrink)), false) = (exact, is_made) {
                 let frame = step.shrink(parent, shrink)?;
                 made.push((step.rung, frame));
                 continue;
@@ -247,6 +249,16 @@ mod tests {
         let sizes: Vec<_> = made.iter().map(|(rung, f)| (*rung, f.width(), f.height())).collect();
         assert_eq!(sizes, [(RungId(1), 160, 90)]);
         assert!(cascade.run(&grey(640, 360), &[]).unwrap().is_empty());
+    }
+
+    /// Two rungs of one size share a picture.
+    #[test]
+    fn rungs_of_equal_size_are_scaled_once() {
+        let rungs = [(RungId(0), 320, 180), (RungId(1), 320, 180)];
+        let mut cascade = Cascade::new(&rungs, Colour::UNKNOWN).unwrap();
+        let made = cascade.run(&grey(640, 360), &[RungId(0), RungId(1)]).unwrap();
+        let at = |frame: &Frame| frame.plane(0).unwrap().samples.as_ptr();
+        assert_eq!(at(&made[0].1), at(&made[1].1));
     }
 
     /// A source of a rung's own size is not copied.
