@@ -366,10 +366,14 @@ pub const CUT_SEARCH_MAX: Duration = Duration::from_secs(4);
 /// source to send one when the cut is urgent, and when the session must go at any price.
 pub const ANCHOR_WAIT_NOW: Duration = Duration::from_millis(1500);
 pub const ANCHOR_WAIT_FORCED: Duration = Duration::from_secs(1);
+/// How long an urgent cut waits for a scheduled IDR, or until the last one is as long ago, where the
+/// rate buffer is low: two IDRs within a second leave too few bits for the pictures behind them.
+pub const IDR_ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Then frames that are inside the pipeline may still come out, so that they are not lost.
 pub const FORCED_CUT_GRACE: Duration = Duration::from_millis(500);
 const _: () = assert!(
-    ANCHOR_WAIT_NOW.as_millis() < RELEASE_NOW_DEADLINE.as_millis()
+    IDR_ROOM_WAIT_MAX.as_millis() < ANCHOR_WAIT_NOW.as_millis()
+        && ANCHOR_WAIT_NOW.as_millis() < RELEASE_NOW_DEADLINE.as_millis()
         && ANCHOR_WAIT_FORCED.as_millis() + FORCED_CUT_GRACE.as_millis()
             < RELEASE_NOW_DEADLINE.as_millis(),
     "an owner gives up on a keyframe before the supervisor's patience ends"

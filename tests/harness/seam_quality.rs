@@ -23,6 +23,9 @@ use tasuki_shared::status::{Reply, Request};
 const BOUND: Duration = Duration::from_secs(60);
 /// What is looked at behind a seam: two seconds.
 const WINDOW: usize = 2 * natural::FPS as usize;
+/// From a seam's being told to the next move: longer than the window, for it is told a little later
+/// than it was, and no other seam may lie in it.
+const BEHIND_A_SEAM: Duration = Duration::from_millis(2100);
 /// Three seconds: rungs have an IDR of their own in between.
 const SOURCE_GOP: u32 = 3 * natural::FPS;
 /// A move is not begun so near the end that its window may not fit.
@@ -89,7 +92,7 @@ impl fmt::Display for Quality {
 }
 
 /// Publishes for `seconds` and moves one of the streams when so many seconds are sent, or as soon as
-/// it can be; on a machine that is busy fewer moves may fit.
+/// the window of the last seam is over; on a machine that is busy fewer moves may fit.
 pub fn run(
     directory: &Path,
     scene: Scene,
@@ -112,8 +115,10 @@ pub fn run(
     let sending = Sending::start(server.address(), MOVED, &tags);
     let session = server.wait_live(MOVED, BOUND)?.id;
     let mut cuts = Vec::new();
+    let mut free_from = sending.began;
     for (second, haste) in moves {
         let due = sending.began + Duration::from_secs(u64::from(*second));
+        let due = due.max(free_from);
         clock::pause(due.saturating_duration_since(clock::now()));
         let end = sending.began + Duration::from_secs(u64::from(seconds));
         if clock::now() + LAST_MOVE_BEFORE_END > end {
@@ -134,6 +139,7 @@ pub fn run(
             break;
         }
         ensure!(moved.outcome == "done", "{moved:?}");
+        free_from = clock::now() + BEHIND_A_SEAM;
         let sent = clock::now().duration_since(sending.began);
         let frames = sent.as_millis() * u128::from(natural::FPS) / 1000;
         cuts.push((usize::try_from(frames)?, *haste));

@@ -18,6 +18,9 @@ pub struct RateLevel {
     pub pts_ms: Option<i64>,
 }
 
+/// Of the capacity. A stream that its ceiling limits never has as much behind an IDR; another one,
+/// which an IDR costs nothing, nearly always has.
+const LEFT_BEHIND_IDR: f64 = 0.5;
 /// x264's own fullness at the start of a stream.
 const INITIAL_FULLNESS: f64 = 0.9;
 
@@ -46,6 +49,13 @@ impl RateBucket {
         let bits = f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) * 8.0;
         fullness = (fullness - bits / self.capacity_bits).max(0.0);
         self.level = RateLevel { fullness, pts_ms: Some(pts_ms) };
+    }
+
+    /// Can a picture of so many bytes be sent in between, and half a buffer is left for others?
+    #[must_use]
+    pub fn affords(&self, bytes: u32) -> bool {
+        let left = self.level.fullness - f64::from(bytes) * 8.0 / self.capacity_bits;
+        left >= LEFT_BEHIND_IDR
     }
 
     #[must_use]
@@ -79,6 +89,14 @@ mod tests {
         assert!((run(4000) - 0.9).abs() < 0.05, "{}", run(4000));
         assert!(run(2000) > 0.95);
         assert!(run(6000) < 0.05);
+    }
+
+    /// What an IDR takes is taken from what is there, and half the buffer must be left.
+    #[test]
+    fn a_bucket_affords_what_leaves_half_of_it() {
+        let bucket = |fullness| RateBucket::at(800_000, RateLevel { fullness, pts_ms: None });
+        assert!(bucket(0.75).affords(25_000) && !bucket(0.75).affords(25_001));
+        assert!(bucket(1.0).affords(50_000) && !bucket(0.4).affords(0));
     }
 
     /// Split at any picture, the two owners' buckets end as one owner's does: also one that had

@@ -7,6 +7,9 @@
 //! The next owner decodes from the keyframe that the frame at the cut needs. Where the log has it no
 //! more the cut waits for the source's next keyframe; one that does not come in time ends the attempt
 //! by name, or costs frames where the session must go at any price.
+//!
+//! An urgent cut makes an IDR of a picture that would have been none. Where that leaves too few bits
+//! for the pictures behind it, which would look poor, the cut waits for a moment.
 
 use super::stream::Stream;
 use super::{Outbox, Phase, Session};
@@ -18,7 +21,8 @@ use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::Generation;
 use tasuki_shared::kernel;
 use tasuki_shared::limits::{
-    ANCHOR_WAIT_FORCED, ANCHOR_WAIT_NOW, CUT_SEARCH_MAX, FORCED_CUT_GRACE, OLD_OWNER_REST, WARM_UP,
+    ANCHOR_WAIT_FORCED, ANCHOR_WAIT_NOW, CUT_SEARCH_MAX, FORCED_CUT_GRACE, IDR_ROOM_WAIT_MAX,
+    OLD_OWNER_REST, WARM_UP,
 };
 use tasuki_shared::memory::owner;
 use tasuki_shared::message::{Anchor, CutReport, FromWorker, Haste, KeepReason};
@@ -31,6 +35,8 @@ pub(super) struct Release {
     bell: OwnedFd,
     /// No good cut came until then: any will do that has an anchor, or that needs none.
     until: Instant,
+    /// Until then an urgent cut waits for a moment at which an IDR costs little.
+    room_until: Instant,
 }
 
 /// What became of an order to release.
@@ -68,11 +74,15 @@ impl Session {
                 Haste::Now | Haste::AtAnyPrice if !stream.transcode.has_anchor(&stream.logs) => {
                     stream.transcode.cut_at_idr(now);
                 }
+                Haste::Now if !stream.transcode.has_room_for_idr(&stream.logs) => {
+                    stream.transcode.cut_at_idr(now);
+                }
                 Haste::Now | Haste::AtAnyPrice => {}
             },
             Phase::Lobby | Phase::Authorizing { .. } => {}
         }
-        self.release = Some(Release { to, haste, bell, until: now + patience(haste) });
+        let (until, room_until) = (now + patience(haste), now + IDR_ROOM_WAIT_MAX);
+        self.release = Some(Release { to, haste, bell, until, room_until });
     }
 
     /// The session stays here.
@@ -87,15 +97,14 @@ impl Session {
 
     /// Releases the session if it stands at its cut.
     pub fn try_release(&mut self, outbox: &mut Outbox) -> Released {
-        let Some(&Release { to, haste, until, .. }) = self.release.as_ref() else {
-            return Released::NotYet;
-        };
+        let Some(release) = &self.release else { return Released::NotYet };
+        let to = release.to;
         let anchor = match &self.phase {
             Phase::Draining { .. } | Phase::Leaving { .. } | Phase::Ended(_) => {
                 return self.stay(KeepReason::Other("it is ending".to_owned()), outbox);
             }
             Phase::Lobby | Phase::Authorizing { .. } => Anchor::InLog,
-            Phase::Live(stream) => match judge(stream, haste, until) {
+            Phase::Live(stream) => match judge(stream, release) {
                 Cut::NotYet => return Released::NotYet,
                 Cut::NoAnchor => return self.stay(KeepReason::NoAnchor, outbox),
                 Cut::Here(anchor) => anchor,
@@ -172,11 +181,14 @@ enum Cut {
     NoAnchor,
 }
 
-fn judge(stream: &Stream, haste: Haste, until: Instant) -> Cut {
+fn judge(stream: &Stream, release: &Release) -> Cut {
+    let &Release { to: _, haste, bell: _, until, room_until } = release;
     let anchored = stream.transcode.has_anchor(&stream.logs);
     let (late, at_cut) = (clock::now() >= until, stream.transcode.is_at_cut());
+    let has_room = || clock::now() >= room_until || stream.transcode.has_room_for_idr(&stream.logs);
     match haste {
         Haste::Scheduled if !late && !at_cut => Cut::NotYet,
+        Haste::Now if anchored && !at_cut && !has_room() => Cut::NotYet,
         Haste::Scheduled | Haste::Now | Haste::AtAnyPrice if anchored => Cut::Here(Anchor::InLog),
         Haste::Scheduled | Haste::Now | Haste::AtAnyPrice if !late && !at_cut => Cut::NotYet,
         Haste::Scheduled | Haste::Now => Cut::NoAnchor,

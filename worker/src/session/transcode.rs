@@ -32,6 +32,7 @@ use std::time::Instant;
 use tasuki_shared::clock;
 use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::{RungId, SessionId};
+use tasuki_shared::limits::IDR_ROOM_WAIT_MAX;
 use tasuki_shared::memory::log::{EntryKind, LogHeads};
 use tasuki_shared::memory::session::WorkMark;
 use tasuki_shared::message::{FromWorker, Notice};
@@ -337,6 +338,23 @@ impl Transcode {
             }
             (State::Running(_) | State::None | State::Done, _) => true,
         }
+    }
+
+    /// Does one more IDR now leave enough bits for the pictures behind it? It does where the last
+    /// one of each rung is a while ago, or its rate buffer is far from empty.
+    #[must_use]
+    pub fn has_room_for_idr(&self, logs: &Logs) -> bool {
+        self.rates.iter().all(|(rung, bucket)| {
+            let log = logs.get(LogName::Rung(*rung));
+            let (Some(idr), Some(last)) =
+                (log.and_then(|log| log.entry(log.heads().keyframe?)), self.last_frame)
+            else {
+                return true;
+            };
+            let since_ms = last.pts_ms.saturating_sub(idr.dts_ms);
+            u128::from(since_ms.unsigned_abs()) >= IDR_ROOM_WAIT_MAX.as_millis()
+                || bucket.affords(idr.length)
+        })
     }
 
     /// Frames received and not given that the next owner cannot decode either, were it now.
