@@ -16,7 +16,7 @@ use crate::session::adopt::{self, AdoptError};
 use crate::session::preparation::Preparation;
 use crate::session::release::Released;
 use crate::session::stream::Wake;
-use crate::session::{Outbox, Session};
+use crate::session::{CaughtUp, Outbox, Session};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use starts::{Messages, Starts};
 use std::collections::HashMap;
@@ -82,6 +82,13 @@ impl Hasher for SerialHasher {
     }
 }
 
+/// So many adopted streams catch up side by side: while one waits for its thread, another runs.
+const CATCHING_UP_PER_PROCESSOR: usize = 2;
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// See the module.
 pub struct IoThread {
     generation: Generation,
@@ -124,7 +131,7 @@ impl IoThread {
             preparations: HashMap::new(),
             serials: HashMap::new(),
             next_serial: 1,
-            starts: Starts::default(),
+            starts: Starts::new(CATCHING_UP_PER_PROCESSOR * processors()),
             stage: Stage::Serving,
             next_tick: now + TICK,
             next_heartbeat: now,
@@ -202,7 +209,10 @@ impl IoThread {
 
     /// As of the beginning of the last turn: a tick may be late by as much as a turn takes.
     fn patience(&self, now: Instant) -> EpollTimeout {
-        let left = self.next_tick.saturating_duration_since(now);
+        let mut left = self.next_tick.saturating_duration_since(now);
+        if let Some(due) = self.starts.due_in() {
+            left = left.min(due);
+        }
         // Rounded up: rounding down would spin until the tick is due.
         EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::ZERO)
     }
@@ -281,9 +291,15 @@ impl IoThread {
         Ok(Messages::MoreWait)
     }
 
-    /// Codecs of sessions that were taken over begin when all that are told of are in hand.
+    /// Codecs of sessions that were taken over begin when all that are told of are in hand, a few at
+    /// a time.
     fn start_codecs(&mut self, messages: Messages, now: Instant) {
-        while let Some(serial) = self.starts.next(messages, now) {
+        loop {
+            let entry = |serial| self.entries.get(&serial);
+            let caught_up = |serial| {
+                entry(serial).map_or(CaughtUp::Yes, |entry| entry.session.codecs_caught_up())
+            };
+            let Some(serial) = self.starts.next(messages, now, caught_up) else { return };
             self.with_session(serial, |session, outbox| session.start_codecs(now, outbox));
         }
     }

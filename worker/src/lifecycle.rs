@@ -10,9 +10,10 @@ use crate::bell::{Bell, CONTROL};
 use crate::control::Control;
 use crate::io_thread::IoThread;
 use crate::libav::{
-    Colour, ForceIdr, FramePool, LibavError, Ratio, VideoEncoder, VideoEncoderSettings,
-    check_runtime, redirect_log,
+    Colour, ForceIdr, FramePool, LibavError, Ratio, VideoDecoder, VideoEncoder,
+    VideoEncoderSettings, check_runtime, redirect_log,
 };
+use crate::media::packet::VideoCodec;
 use std::sync::Arc;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::inherit::Inherited;
@@ -86,5 +87,9 @@ fn warm_up() -> Result<(), LibavError> {
     };
     let mut encoder = VideoEncoder::open(&settings)?;
     let frame = FramePool::new(settings.width, settings.height)?.get()?;
-    encoder.encode(&frame, ForceIdr::Yes).map(|_frame| ())
+    let encoded = encoder.encode(&frame, ForceIdr::Yes)?;
+    let pixels = u64::from(settings.width) * u64::from(settings.height);
+    let mut decoder = VideoDecoder::open(VideoCodec::H264, encoder.configuration(), pixels)?;
+    decoder.send(&encoded.payload, 0)?;
+    decoder.receive().map(|_frame| ())
 }

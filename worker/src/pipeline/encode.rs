@@ -127,7 +127,7 @@ impl Drop for Guard {
 struct Encoder {
     rung: RungId,
     settings: VideoEncoderSettings,
-    /// Opened by the first IDR, and again by the next one after a failure.
+    /// Opened at the start, and again by the next IDR after a failure.
     open: Option<VideoEncoder>,
     /// The header that was given last.
     header: Vec<u8>,
@@ -135,6 +135,7 @@ struct Encoder {
 }
 
 fn serve(shared: &Shared, queue: &Receiver<Job>, control: &Control) {
+    shared.encoder().open_early();
     while let Ok(job) = queue.recv() {
         if control.stopping() {
             return;
@@ -162,12 +163,24 @@ impl Encoder {
         }
     }
 
-    fn encode(&mut self, frame: &Frame, idr: ForceIdr) -> Result<Option<EncodedFrame>, LibavError> {
+    /// While the media thread still decodes. What fails here is told when it is wanted.
+    fn open_early(&mut self) {
         if self.open.is_none() {
-            match idr {
-                ForceIdr::Yes => self.open = Some(VideoEncoder::open(&self.settings)?),
-                ForceIdr::No => return Ok(None),
+            self.open = VideoEncoder::open(&self.settings).ok();
+        }
+    }
+
+    fn encode(&mut self, frame: &Frame, idr: ForceIdr) -> Result<Option<EncodedFrame>, LibavError> {
+        match idr {
+            ForceIdr::Yes if self.open.is_none() => {
+                self.open = Some(VideoEncoder::open(&self.settings)?);
             }
+            ForceIdr::Yes => {}
+            // An encoder makes an IDR of its first picture, which only all rungs together do.
+            ForceIdr::No if self.open.as_ref().is_none_or(|it| it.encoded() == 0) => {
+                return Ok(None);
+            }
+            ForceIdr::No => {}
         }
         let Some(encoder) = &mut self.open else { return Ok(None) };
         let encoded = encoder.encode(frame, idr);

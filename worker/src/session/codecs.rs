@@ -1,16 +1,30 @@
 //! The codecs of a stream that was taken over: they begin when the io thread says so, which takes
 //! other sessions in hand first.
 
+use super::stream::Stream;
 use super::{Outbox, Session};
 use std::time::Instant;
 use tasuki_shared::memory::session::Activity;
 use tasuki_shared::message::EndReason;
+
+/// Have codecs that began for an adopted stream done what there was to do?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CaughtUp {
+    No,
+    Yes,
+}
 
 impl Session {
     /// Has it codecs that are still to be started?
     #[must_use]
     pub fn awaits_codecs(&self) -> bool {
         self.stream().is_some_and(|stream| stream.transcode.awaits_begin())
+    }
+
+    /// Its codecs have decoded again what there was, and given what came since.
+    #[must_use]
+    pub fn codecs_caught_up(&self) -> CaughtUp {
+        if self.stream().is_none_or(Stream::is_caught_up) { CaughtUp::Yes } else { CaughtUp::No }
     }
 
     pub fn start_codecs(&mut self, now: Instant, outbox: &mut Outbox) {

@@ -60,6 +60,8 @@ mod totals;
 pub mod tracks;
 mod transcode;
 
+pub use codecs::CaughtUp;
+
 use crate::output::push::Composed;
 use crate::rtmp::session::PublishSession;
 use commit::{Changed, Dirty};

@@ -397,6 +397,12 @@ impl Stream {
             && self.recordings.iter().all(|recording| recording.is_fed(&self.logs))
     }
 
+    /// Has the pipeline of an adopted stream nothing more to make up for?
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        self.transcode.is_caught_up(&self.logs)
+    }
+
     /// Are packets of this stream inside codecs now?
     #[must_use]
     pub fn is_processing(&self) -> bool {

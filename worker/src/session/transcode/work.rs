@@ -1,8 +1,8 @@
 //! When a stream's pipeline begins, and what it has to do, for whoever asks whether it hangs or was
 //! the cause of a death.
 
-use super::{State, Transcode};
-use crate::output::cursor::Logs;
+use super::{Seam, State, Transcode};
+use crate::output::cursor::{Logs, PipelineState};
 use crate::session::report::Counts;
 use crate::session::stall::Work;
 use crate::session::stream::StreamError;
@@ -12,6 +12,17 @@ impl Transcode {
     #[must_use]
     pub fn awaits_begin(&self) -> bool {
         matches!(&self.state, State::Running(pipeline) if !pipeline.has_begun())
+    }
+
+    /// It has given a frame since another owner did, or has decoded all there is and waits.
+    #[must_use]
+    pub fn is_caught_up(&self, logs: &Logs) -> bool {
+        match (&self.state, self.seam) {
+            (State::None | State::Done, _) | (State::Running(_), Seam::Behind) => true,
+            (State::Running(_), Seam::Ahead { .. }) => {
+                self.replayed().took_us() > 0 && logs.pipeline == PipelineState::Empty
+            }
+        }
     }
 
     pub fn begin(&mut self) -> Result<(), StreamError> {
