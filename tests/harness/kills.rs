@@ -79,10 +79,17 @@ impl Death {
         format!("{:?} at {point}", self.action)
     }
 
-    /// A follower's thread that hangs is left behind, and a recorder's may cost its recording:
-    /// with neither of them does the stream hang.
+    /// A follower's thread that hangs is left behind, and a recorder's or packager's may cost its
+    /// files: with none of them does the stream hang.
     fn ends_a_process(&self) -> bool {
-        let threads = [Point::FollowerPacket, Point::RecordWriting, Point::RecordWrote];
+        let threads = [
+            Point::FollowerPacket,
+            Point::RecordWriting,
+            Point::RecordWrote,
+            Point::HlsWriting,
+            Point::HlsWritten,
+            Point::HlsNamed,
+        ];
         !(self.action == Action::Hang && self.point.is_some_and(|point| threads.contains(&point)))
     }
 }
@@ -396,12 +403,17 @@ impl Watch<'_> {
             let all: Option<Vec<u64>> = names.iter().map(|name| given(status, name)).collect();
             all.filter(|_| settled(status))
         })?;
+        // A new owner first tells what the last one had given, which may be more than was known:
+        // only the second rise is its own doing.
+        let mut seen: Vec<(u64, u32)> = before.into_iter().map(|frames| (frames, 0)).collect();
         let deaths = self.server.wait_status("all streams to go on", BOUND, |status| {
-            let mut pairs = names.iter().zip(&before);
-            let goes_on = |(name, before): (&String, &u64)| {
-                given(status, name).is_some_and(|frames| frames > *before)
-            };
-            (settled(status) && pairs.all(goes_on)).then(|| status.deaths.clone())
+            for (name, (frames, rises)) in names.iter().zip(&mut seen) {
+                if let Some(now) = given(status, name).filter(|now| now > frames) {
+                    (*frames, *rises) = (now, *rises + 1);
+                }
+            }
+            let go_on = seen.iter().all(|(_, rises)| *rises >= 2);
+            (settled(status) && go_on).then(|| status.deaths.clone())
         })?;
         for death in deaths {
             if !self.told.insert(death.worker.clone()) {
