@@ -166,6 +166,67 @@ pub const LABEL_BYTES_MAX: usize = 64;
 pub const PUSH_NAME_BYTES_MAX: usize = 1024;
 pub const RECORD_DIRECTORY_BYTES_MAX: usize = 1024;
 
+// HLS and delivery.
+
+pub const HLS_TARGET_DEFAULT: Duration = Duration::from_secs(4);
+pub const HLS_TARGET_MIN: Duration = Duration::from_secs(3);
+pub const HLS_TARGET_MAX: Duration = Duration::from_secs(10);
+/// A tenth more than a part should have: one frame of the usual rates fits in between, so that no
+/// part is longer, and none but a segment's last is shorter than 85 % of it.
+pub const HLS_PART_TARGET_MS: u64 = 220;
+pub const HLS_WINDOW_DEFAULT: Duration = Duration::from_secs(60);
+pub const HLS_WINDOW_MAX: Duration = Duration::from_secs(24 * 3600);
+/// A playlist spans six target durations beyond which a client may skip, and some more.
+pub const HLS_WINDOW_TARGETS_MIN: u32 = 8;
+/// Pass-through is a rendition while its keyframes are at most this much closer than the target
+/// duration: another IDR is never farther from it in the rungs.
+pub const HLS_SOURCE_GOP_MARGIN: Duration = Duration::from_millis(IDR_DISTANCE_MAX_MS as u64);
+/// A source's keyframe that is so much too early still begins a segment, and one of a rung's own
+/// that would make a segment so much too long is not the last chance for it.
+pub const HLS_IDR_SLACK_MS: i64 = 40;
+/// A hole of this length in a rendition is no slow frame rate: what follows is a new beginning.
+pub const HLS_GAP_MS: i64 = 1_500;
+/// Time zero of all parts on a stream's timeline. The same for all streams and renditions, whose
+/// first pictures differ; timelines begin with a publisher's first stamp, and go back a little at
+/// most.
+pub const HLS_ORIGIN_MS: i64 = -10_000;
+/// A part with so much is closed at once.
+pub const HLS_PART_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const HLS_PART_SAMPLES_MAX: usize = 1024;
+/// Packets, headers and marks on their way to a packager's thread.
+pub const HLS_QUEUE_ITEMS_MAX: usize = 2048;
+/// Their payload bytes.
+pub const HLS_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// How long (of stream time) a rendition waits for the header of its sound.
+pub const HLS_SOUND_WAIT_MS: i64 = 1_000;
+/// When the directory takes nothing, so many target durations are kept.
+pub const HLS_TARGETS_KEPT_MIN: u64 = 6;
+/// Before a packager that was stopped tries again.
+pub const HLS_RETRY: Duration = Duration::from_secs(10);
+/// Directories of other streams that a stream looks at when it begins, and files of each.
+pub const HLS_SWEEP_DIRECTORIES_MAX: usize = 1024;
+pub const HLS_SWEEP_FILES_MAX: usize = 65_536;
+/// For how long beyond its window a stream's directory is left alone.
+pub const HLS_SWEEP_AGE: Duration = Duration::from_secs(5 * 60);
+pub const DELIVERY_CONNECTIONS_DEFAULT: u32 = 4096;
+/// Streams of which delivery keeps the notes.
+pub const DELIVERY_STREAMS_MAX: usize = 4096;
+/// Of a file below the HLS directory; a larger one is not ours.
+pub const DELIVERY_FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Bodies of new parts in memory; beyond it they are read from their files.
+pub const DELIVERY_MEDIA_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Playlists kept as text.
+pub const DELIVERY_TEXTS_MAX: usize = 4096;
+/// Requests that wait for what is not there yet.
+pub const DELIVERY_WAITING_MAX: usize = 16_384;
+/// For a TLS hello, a request's head, and between two requests of a connection.
+pub const DELIVERY_HEADER_DEADLINE: Duration = Duration::from_secs(30);
+pub const DELIVERY_HEADER_BYTES_MAX: usize = 16 * 1024;
+/// A viewer that takes no byte for so long is gone.
+pub const DELIVERY_STALL_MAX: Duration = Duration::from_secs(30);
+/// Of one HTTP/2 connection.
+pub const DELIVERY_REQUESTS_AT_ONCE: u32 = 64;
+
 // Logs, as plans size them.
 pub const SOURCE_LOG_BYTES_MIN: u64 = 1024 * 1024;
 pub const SOURCE_LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;

@@ -7,15 +7,17 @@ use crate::id::{Generation, PublicName, PushId, SessionId, SlotId, StreamKey};
 use crate::plan::Plan;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Raised with every incompatible change of this file or of the session memory.
-pub const PROTOCOL_VERSION: u16 = 4;
+pub const PROTOCOL_VERSION: u16 = 5;
 
 /// What a process of ours is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Role {
     Worker,
     Dialer,
+    Delivery,
 }
 
 /// Every frame carries the generation of the worker it is from or for; a stale one is ignored.
@@ -65,6 +67,8 @@ pub enum ToWorker {
     Evidence { ticket: u64, kind: EvidenceKind },
     /// Say `Progress` this often.
     Beat { every_ms: u32 },
+    /// Delivery only: what to serve. Fds: the listeners.
+    Serve(Box<DeliveryPlan>),
 }
 
 /// Worker or dialer → supervisor.
@@ -221,6 +225,18 @@ pub struct CutReport {
     pub frames_lost: u64,
 }
 
+/// What a delivery process serves, and to how many.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryPlan {
+    /// Streams have their directories below it.
+    pub hls_root: PathBuf,
+    /// Certificate chain and key, PEM; plain HTTP without.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Access-Control-Allow-Origin.
+    pub allow_origin: String,
+    pub connections_max: u32,
+}
+
 /// A worker's right to a session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lease {
@@ -371,6 +387,18 @@ pub enum Notice {
         path: String,
     },
     RecordStopped {
+        reason: String,
+    },
+    HlsStarted {
+        directory: String,
+    },
+    /// Tried again after a while.
+    HlsStopped {
+        reason: String,
+    },
+    /// A rendition that can be none; the others go on.
+    HlsLeft {
+        label: String,
         reason: String,
     },
     Overload {

@@ -24,6 +24,7 @@ pub struct Plan {
     /// One connection per rung and destination; `PushId` is the position here.
     pub pushes: Vec<PushPlan>,
     pub record: Option<RecordPlan>,
+    pub hls: Option<HlsPlan>,
 }
 
 /// What a publisher may send; beyond it the publish or the decoder is refused by name.
@@ -120,6 +121,20 @@ pub struct RecordPlan {
     pub keep_bytes: u64,
     /// Free space below which recording stops by name.
     pub reserve_bytes: u64,
+}
+
+/// How a stream is packaged for viewers (RFC 8216bis, Low-Latency HLS).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HlsPlan {
+    /// This stream's own: `<root>/<application>/<name>`.
+    pub directory: PathBuf,
+    pub rungs: Vec<RungId>,
+    /// EXT-X-TARGETDURATION; whole seconds.
+    pub target_ms: u64,
+    /// PART-TARGET.
+    pub part_target_ms: u64,
+    /// How much of the past is kept.
+    pub window_ms: u64,
 }
 
 impl Plan {

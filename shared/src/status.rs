@@ -83,6 +83,9 @@ pub struct Status {
     /// `serving` or `draining`.
     pub state: String,
     pub listeners: Vec<String>,
+    /// Where viewers connect.
+    #[serde(default)]
+    pub viewers: Vec<String>,
     /// Path of the configuration, or `embedded defaults`.
     pub config: String,
     pub streams_free: u32,
@@ -176,6 +179,9 @@ pub struct SessionStatus {
     /// Always written, for this type also travels in heartbeats, whose encoding skips nothing.
     #[serde(default)]
     pub records: Vec<RecordStatus>,
+    /// Its renditions for viewers.
+    #[serde(default)]
+    pub hls: Vec<HlsStatus>,
     /// Why it is suspected of deaths of its workers; empty for nearly all.
     #[serde(default)]
     pub suspicion: String,
@@ -235,6 +241,25 @@ pub struct RecordStatus {
     pub state: String,
     pub path: String,
     pub bytes: u64,
+    pub last_error: String,
+}
+
+/// One rendition for viewers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HlsStatus {
+    pub rung: String,
+    /// `waiting`, `packaging`, `left`, `stopped`.
+    pub state: String,
+    /// Numbers of the newest part.
+    pub segment: u64,
+    pub part: u32,
+    /// Parts made by this owner.
+    pub parts: u64,
+    pub discontinuities: u64,
+    /// Segments that begin without a keyframe, because none came in time.
+    pub forced_cuts: u64,
+    /// Breaks in what could be packaged.
+    pub gaps: u64,
     pub last_error: String,
 }
 
@@ -327,7 +352,7 @@ pub struct MoveStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ThreadStatus {
     pub tid: i32,
-    /// `io`, `control`, `dec`, `enc-LABEL`, `record`, …
+    /// `io`, `control`, `dec`, `enc-LABEL`, `record`, `hls`, …
     pub name: String,
     /// As in proc(5): `R` runs, `S` sleeps, `D` waits for a device.
     pub state: String,

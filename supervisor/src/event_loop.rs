@@ -15,7 +15,7 @@ pub use turn::Turn;
 
 use crate::core::Core;
 use crate::core::event::{Effect, Event, Fds, Killer, Loss};
-use crate::core::settings::{MissingFamily, Rules, Settings};
+use crate::core::settings::{Rules, Settings};
 use crate::io::event_log::EventLog;
 use crate::io::evidence::{Desk, Directory};
 use crate::io::handoff::Vault;
@@ -124,6 +124,8 @@ pub struct Shell {
     processes: HashMap<Generation, Process>,
     vault: Vault,
     listeners: Vec<(SocketAddr, JoinHandle<()>)>,
+    /// Addresses of the listeners that delivery has.
+    viewers: Vec<SocketAddr>,
     pending: VecDeque<Event>,
     /// Processes to start when no event is pending: sessions come first.
     spawns: VecDeque<(Role, Generation)>,
@@ -172,20 +174,11 @@ async fn serve<R: Rules + 'static>(
     let mut hangup = signal(SignalKind::hangup())?;
     let program = spawn::worker_program().context("the worker program")?;
     let status_listener = status::bind(&settings.status_socket, settings.status_mode)?;
-    let mut bound = Vec::new();
-    for address in &settings.listen {
-        match listen::listen(*address) {
-            Ok(listener) => bound.push((listener.local_addr()?, listener)),
-            Err(error)
-                if settings.missing_family == MissingFamily::Skip
-                    && listen::is_family_missing(&error) =>
-            {
-                tracing::warn!(%address, %error, "this machine has no such address: left out");
-            }
-            Err(error) => return Err(error).with_context(|| format!("listen on {address}")),
-        }
-    }
-    anyhow::ensure!(!bound.is_empty(), "none of the addresses to listen on is there");
+    let bound = listen::listen_all(&settings.listen, settings.missing_family)?;
+    let watched = match &settings.delivery {
+        Some(delivery) => listen::listen_all(&delivery.listen, delivery.missing_family)?,
+        None => Vec::new(),
+    };
     let left = Rc::new(Notify::new());
     let seed = clock::unix_ms() ^ (u64::from(std::process::id()) << 32);
     let (status_path, status_mode) = (settings.status_socket.clone(), settings.status_mode);
@@ -194,6 +187,11 @@ async fn serve<R: Rules + 'static>(
     let rules: Box<dyn Rules> = Box::new(rules);
     let core = Box::new(Core::new(settings, rules, seed));
     let shell = Shell::new(core, program, fds_max, &left);
+    for (address, _) in &watched {
+        tracing::info!(%address, watch = %format!("http://{address}/live/APP/NAME/index.m3u8"), "delivery");
+    }
+    shell.borrow_mut().viewers = watched.iter().map(|(address, _)| *address).collect();
+    shell.borrow_mut().vault.keep_listeners(watched.into_iter().map(|(_, it)| it.into()));
     shell.borrow_mut().on(Event::Started);
     for (address, listener) in bound {
         tracing::info!(%address, publish = %format!("rtmp://{address}/APP/KEY"), "listening");
@@ -273,6 +271,7 @@ impl Shell {
                 processes: HashMap::new(),
                 vault: Vault::default(),
                 listeners: Vec::new(),
+                viewers: Vec::new(),
                 pending: VecDeque::new(),
                 spawns: VecDeque::new(),
                 clients: HashMap::new(),
@@ -594,6 +593,7 @@ fn session_of(body: &ToWorker) -> Option<SessionId> {
         | ToWorker::Chaos(_)
         | ToWorker::Connect { .. }
         | ToWorker::Beat { .. }
+        | ToWorker::Serve(_)
         | ToWorker::Evidence { .. } => None,
     }
 }

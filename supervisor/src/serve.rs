@@ -1,13 +1,13 @@
 //! From a checked configuration to a running supervisor.
 
-use crate::core::settings::{MissingFamily, Rules, SameName, Settings};
+use crate::core::settings::{Delivery, MissingFamily, Rules, SameName, Settings};
 use crate::event_loop::{self, Reloaded};
 use std::path::{Path, PathBuf};
 use tasuki_shared::config::{self, Config};
 use tasuki_shared::exit::Exit;
 use tasuki_shared::limits::LOBBY_SESSIONS_MAX;
 use tasuki_shared::log_output;
-use tasuki_shared::message::{PublishRequest, RefuseReason};
+use tasuki_shared::message::{DeliveryPlan, PublishRequest, RefuseReason};
 use tasuki_shared::plan::Plan;
 
 /// Serves until told to stop. `path` is where the configuration came from, if from a file.
@@ -37,15 +37,12 @@ impl Rules for StaticRules {
 }
 
 fn settings(config: &Config, path: Option<&Path>) -> Settings {
-    let Config { rtmp, status: _, workers, memory, chaos, log: _, keys: _, apps: _ } = config;
+    let Config { rtmp, status: _, workers, memory, chaos, log: _, delivery, keys: _, apps } =
+        config;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Settings {
         listen: rtmp.listen.clone(),
-        missing_family: if rtmp.listen == config::default_listen() {
-            MissingFamily::Skip
-        } else {
-            MissingFamily::Refuse
-        },
+        missing_family: missing_family(rtmp.listen == config::default_listen()),
         environment: log_output::environment(config.log).to_vec(),
         status_socket: config.status_socket(),
         status_mode: config.status.mode,
@@ -69,5 +66,26 @@ fn settings(config: &Config, path: Option<&Path>) -> Settings {
         hang_deadline: workers.hang_deadline,
         memory: memory.clone(),
         chaos: *chaos,
+        delivery: apps.values().any(|app| app.hls.is_some()).then(|| viewers(delivery)),
     }
+}
+
+fn viewers(delivery: &config::Delivery) -> Delivery {
+    let config::Delivery { listen, tls, allow_origin, connections_max, hls_directory: _ } =
+        delivery;
+    Delivery {
+        listen: listen.clone(),
+        missing_family: missing_family(*listen == config::default_delivery_listen()),
+        plan: DeliveryPlan {
+            hls_root: delivery.hls_root(),
+            tls: tls.as_ref().map(|tls| (tls.certificate.clone(), tls.key.clone())),
+            allow_origin: allow_origin.clone(),
+            connections_max: *connections_max,
+        },
+    }
+}
+
+/// Nobody asked for the default addresses one by one.
+const fn missing_family(is_default: bool) -> MissingFamily {
+    if is_default { MissingFamily::Skip } else { MissingFamily::Refuse }
 }

@@ -44,4 +44,5 @@ pub mod server;
 pub mod skew;
 pub mod sound;
 pub mod stuck_disk;
+pub mod viewer;
 pub mod wait;

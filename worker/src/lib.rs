@@ -4,6 +4,7 @@ pub mod allocator;
 pub mod bell;
 pub mod chaos;
 pub mod control;
+pub mod delivery;
 pub mod dialer;
 pub mod evidence;
 pub mod io_thread;

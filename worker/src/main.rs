@@ -39,6 +39,7 @@ fn run() -> Exit {
     let work = move || match inherited.role {
         Role::Worker => tasuki_worker::lifecycle::run(inherited),
         Role::Dialer => tasuki_worker::dialer::run(inherited),
+        Role::Delivery => tasuki_worker::delivery::run(inherited),
     };
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(Exit::Panic)
 }

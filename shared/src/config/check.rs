@@ -21,7 +21,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 pub(super) fn check(raw: RawConfig) -> Result<Config, Fault> {
-    let RawConfig { rtmp, status, workers, memory, chaos, log, keys, apps } = raw;
+    let RawConfig { rtmp, status, workers, memory, chaos, log, delivery, keys, apps } = raw;
     let keys = check_keys(keys)?;
     let urls: BTreeMap<String, Vec<Range<usize>>> = apps
         .iter()
@@ -36,6 +36,7 @@ pub(super) fn check(raw: RawConfig) -> Result<Config, Fault> {
         memory: super::memory::check(&memory)?,
         chaos: super::chaos::check(chaos.as_ref())?,
         log: check_log(&log),
+        delivery: super::delivery::check(delivery)?,
         keys,
         apps: check_apps(apps)?,
     };
@@ -89,7 +90,7 @@ fn check_rtmp(raw: RawRtmp, keys: &Keys) -> Result<Rtmp, Fault> {
     Ok(Rtmp { listen, authorisation, silence_timeout, lobby_per_address, same_name })
 }
 
-fn check_listen(list: Spanned<Vec<Spanned<String>>>) -> Result<Vec<SocketAddr>, Fault> {
+pub(super) fn check_listen(list: Spanned<Vec<Spanned<String>>>) -> Result<Vec<SocketAddr>, Fault> {
     let at = list.span();
     let list = list.into_inner();
     if list.is_empty() || list.len() > LISTENERS_MAX {
@@ -253,6 +254,8 @@ fn check_apps(
 ) -> Result<BTreeMap<String, super::App>, Fault> {
     if raw.is_empty() {
         let live = app::check("live", &(0..0), super::raw::RawApp::default())?;
+        let hls = Some(super::Hls::of_all(live.rungs.len()));
+        let live = super::App { hls, ..live };
         return Ok(BTreeMap::from([("live".to_owned(), live)]));
     }
     let mut apps = BTreeMap::new();
@@ -281,7 +284,11 @@ fn label(text: &Spanned<String>, what: &str) -> Result<(), Fault> {
     Err(Fault::new(text.span(), message))
 }
 
-fn absolute_path(text: &Spanned<String>, what: &str, bytes_max: usize) -> Result<PathBuf, Fault> {
+pub(super) fn absolute_path(
+    text: &Spanned<String>,
+    what: &str,
+    bytes_max: usize,
+) -> Result<PathBuf, Fault> {
     let path = PathBuf::from(text.get_ref());
     if !path.is_absolute() || text.get_ref().contains('\0') {
         return Err(Fault::new(text.span(), format!("{what} must be an absolute path")));

@@ -1,6 +1,6 @@
 //! What a configuration comes to on a machine: what `tasuki check` prints.
 
-use super::{App, Authorisation, Config, Machine, MemoryDescription, SameName};
+use super::{App, Authorisation, Config, Hls, Machine, MemoryDescription, SameName};
 use crate::plan::{AudioPlan, RungKind, RungPlan};
 use serde::Serialize;
 use std::fmt;
@@ -23,6 +23,8 @@ pub struct Description {
     pub sessions_max: u32,
     pub cpu_limit_percent: f32,
     pub memory: MemoryDescription,
+    /// Where viewers are served, if anything is packaged for them.
+    pub delivery: Option<String>,
     pub apps: Vec<AppDescription>,
     pub warnings: Vec<String>,
 }
@@ -40,6 +42,7 @@ pub struct AppDescription {
     /// Host, port and application; never the stream name.
     pub pushes: Vec<String>,
     pub record: Option<String>,
+    pub hls: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -82,10 +85,31 @@ impl Config {
                 self.process_count(cores),
                 self.workers.streams_per_worker,
             ),
+            delivery: self.apps.values().any(|app| app.hls.is_some()).then(|| self.viewers()),
             apps: self.apps.iter().map(|(name, app)| describe_app(name, app)).collect(),
             warnings: self.warnings(),
         }
     }
+}
+
+impl Config {
+    fn viewers(&self) -> String {
+        let scheme = if self.delivery.tls.is_some() { "https" } else { "http" };
+        let listen = self.delivery.listen.iter().map(|address| format!("{scheme}://{address}"));
+        let listen = listen.collect::<Vec<_>>().join(", ");
+        format!("{listen}; parts in {}", self.delivery.hls_root().display())
+    }
+}
+
+fn describe_hls(hls: &Hls, rungs: &[RungPlan]) -> String {
+    let labels = hls.rungs.iter().filter_map(|id| rungs.get(usize::from(id.0)));
+    let labels: Vec<_> = labels.map(|rung| rung.label.as_str()).collect();
+    format!(
+        "{}, segments of at most {}, the last {}",
+        labels.join(", "),
+        duration(hls.target),
+        duration(hls.window)
+    )
 }
 
 fn describe_app(name: &str, app: &App) -> AppDescription {
@@ -123,6 +147,7 @@ fn describe_app(name: &str, app: &App) -> AppDescription {
             })
             .collect(),
         record: app.record.as_ref().map(|record| record.directory.display().to_string()),
+        hls: app.hls.as_ref().map(|hls| describe_hls(hls, &app.rungs)),
     }
 }
 
@@ -166,6 +191,9 @@ impl fmt::Display for Description {
             self.sessions_max,
             self.cpu_limit_percent
         )?;
+        if let Some(delivery) = &self.delivery {
+            writeln!(f, "viewers       {delivery}")?;
+        }
         write!(f, "{}", self.memory)?;
         for app in &self.apps {
             write!(f, "\n{app}")?;
@@ -202,6 +230,9 @@ impl fmt::Display for AppDescription {
         }
         if let Some(record) = &self.record {
             writeln!(f, "  record      {record}")?;
+        }
+        if let Some(hls) = &self.hls {
+            writeln!(f, "  HLS         {hls}")?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 mod authorize;
 mod chaos;
 mod check;
+mod delivery;
 mod describe;
 mod error;
 mod log_size;
@@ -20,6 +21,7 @@ mod socket;
 mod tests;
 mod units;
 
+pub use delivery::{Delivery, Hls, Tls, default_delivery_listen};
 pub use describe::{AppDescription, Description, RungDescription};
 pub use error::ConfigError;
 pub use memory::{Amount, Count, Machine, Memory, MemoryDescription, MemoryLimits, Recycling};
@@ -46,6 +48,7 @@ pub struct Config {
     /// Workers shall leak, for tests and demonstration.
     pub chaos: Option<ChaosPlan>,
     pub log: Log,
+    pub delivery: Delivery,
     pub keys: Keys,
     /// By RTMP application name; never empty.
     pub apps: BTreeMap<String, App>,
@@ -182,6 +185,7 @@ pub struct App {
     pub blur: Vec<BlurRect>,
     pub pushes: Vec<PushTarget>,
     pub record: Option<RecordPlan>,
+    pub hls: Option<Hls>,
     pub limits: StreamLimits,
     /// Longest distance of keyframes that the source log is sized for.
     pub gop: Duration,

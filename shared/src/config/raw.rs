@@ -17,6 +17,7 @@ pub(super) struct RawConfig {
     pub memory: RawMemory,
     pub chaos: Option<RawChaos>,
     pub log: RawLog,
+    pub delivery: RawDelivery,
     pub keys: RawKeys,
     pub apps: BTreeMap<Spanned<String>, RawApp>,
 }
@@ -88,6 +89,17 @@ pub(super) struct RawLog {
     pub level: LogLevel,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawDelivery {
+    pub listen: Option<Spanned<Vec<Spanned<String>>>>,
+    pub certificate: Option<Spanned<String>>,
+    pub key: Option<Spanned<String>>,
+    pub allow_origin: Option<Spanned<String>>,
+    pub connections_max: Option<Spanned<u64>>,
+    pub hls_directory: Option<Spanned<String>>,
+}
+
 /// Secret → name. Its `Debug` shows neither.
 #[derive(Default, Deserialize)]
 #[serde(transparent, expecting = "a table of \"stream key\" = \"public name\"")]
@@ -108,6 +120,7 @@ pub(super) struct RawApp {
     pub rungs: Option<Spanned<Vec<Spanned<RawRung>>>>,
     pub push: Vec<RawPush>,
     pub record: Option<RawRecord>,
+    pub hls: Option<RawHls>,
     pub limits: RawLimits,
 }
 
@@ -169,6 +182,14 @@ pub(super) struct RawRecord {
     pub keep_size: Option<Spanned<Size>>,
     #[serde(default)]
     pub reserve: Option<Spanned<Size>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawHls {
+    pub rungs: Option<Spanned<Vec<Spanned<String>>>>,
+    pub target_duration: Option<Spanned<Time>>,
+    pub window: Option<Spanned<Time>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -74,17 +74,20 @@ fn every_key_is_in_the_manual_and_the_manual_has_no_other() {
         ("[memory]", "[memory]\nqqq = 1"),
         ("[chaos]", "[chaos]\nqqq = 1"),
         ("[log]", "[log]\nqqq = 1"),
+        ("[delivery]", "[delivery]\nqqq = 1"),
         ("[apps.NAME]", "[apps.x]\nqqq = 1"),
         ("apps.NAME.blur", "[apps.x]\nblur = [{ qqq = 1 }]"),
         ("[[apps.NAME.rungs]]", "[[apps.x.rungs]]\nqqq = 1"),
         ("[[apps.NAME.push]]", "[[apps.x.push]]\nqqq = 1"),
         ("[apps.NAME.record]", "[apps.x.record]\nqqq = 1"),
+        ("[apps.NAME.hls]", "[apps.x.hls]\nqqq = 1"),
         ("[apps.NAME.limits]", "[apps.x.limits]\nqqq = 1"),
     ] {
         assert_eq!(documented_keys(heading), known_keys(probe), "{heading}");
     }
     let sections = known_keys("qqq = 1");
-    assert_eq!(sections, ["rtmp", "status", "workers", "memory", "chaos", "log", "keys", "apps"]);
+    let known = ["rtmp", "status", "workers", "memory", "chaos", "log", "delivery", "keys", "apps"];
+    assert_eq!(sections, known);
 }
 
 #[test]
@@ -386,5 +389,33 @@ proptest! {
         let end = (start + length).min(on.len());
         let end = (end..=on.len()).find(|at| on.is_char_boundary(*at)).unwrap_or(on.len());
         let _ = parse(&format!("{}{piece}{}", &on[..start], &on[end..]));
+    }
+}
+
+/// What viewers are served from follows from the file, and impossible wishes are refused by name.
+#[test]
+fn delivery_and_hls_are_checked() {
+    let config = parse(
+        "[delivery]\nlisten = [\"127.0.0.1:0\"]\nhls_directory = \"/run/x\"\n[apps.live.hls]\n\
+         rungs = [\"720p\"]\ntarget_duration = \"6s\"",
+    )
+    .unwrap();
+    let name = crate::id::PublicName::parse("cam").unwrap();
+    let hls = config.plan("live", name).unwrap().hls.unwrap();
+    assert_eq!(hls.directory, Path::new("/run/x/live/cam"));
+    assert_eq!((hls.target_ms, hls.window_ms, hls.rungs.len()), (6000, 60_000, 1));
+    let silent = parse("[apps.live]\naudio = \"copy\"").unwrap();
+    assert_eq!(silent.apps["live"].hls, None);
+    for (text, expected) in [
+        ("[delivery]\ncertificate = \"/a.pem\"", "TLS needs both"),
+        ("[delivery]\nallow_origin = \"example\"", "allow_origin is"),
+        ("[delivery]\nhls_directory = \"x\"", "must be an absolute path"),
+        ("[apps.live.hls]\nrungs = [\"1p\"]", "no rung has this label"),
+        ("[apps.live.hls]\ntarget_duration = \"3500ms\"", "in whole seconds"),
+        ("[apps.live.hls]\ntarget_duration = \"2s\"", "3s to 10s"),
+        ("[apps.live.hls]\nwindow = \"20s\"", "it may be 32s to 1d"),
+    ] {
+        let said = refusal(text);
+        assert!(said.contains(expected), "{said}");
     }
 }

@@ -77,6 +77,9 @@ points! {
     PushHeard Nothing "push: the origin's bytes are out of the kernel and not parsed"
     RecordWriting Nothing "recorder: before a write to a file"
     RecordWrote Nothing "recorder: after a write to a file"
+    HlsWriting Nothing "packager: before a file is written"
+    HlsWritten Nothing "packager: a file is written and has no name yet"
+    HlsNamed Nothing "packager: after a file has its name"
 
     AdoptMapped Nothing "adoption: the memory is mapped, the owner word not taken"
     AdoptTaken Nothing "adoption: the owner word is ours"

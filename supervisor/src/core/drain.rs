@@ -6,8 +6,8 @@
 //!                          └── no process left ─────┴─────────────────┴──▶ Left
 //! ```
 //! An operator's drain is the same without the deadline; a SIGTERM gives it one.
-//! Sessions before publish are refused at the first signal. The dialer stays while a worker lives,
-//! for pushes still reconnect, and is replaced when it dies. A process that does not die of its
+//! Sessions before publish are refused at the first signal. Dialer and delivery stay while a worker
+//! lives, for pushes still reconnect and viewers still watch, and are replaced when they die. A process that does not die of its
 //! kill is left behind.
 
 use super::event::{Announcement, Effect, Loudness};
@@ -74,7 +74,7 @@ impl<R: Rules> Core<R> {
         }
     }
 
-    /// The last worker takes the dialer with it, and the last process the server.
+    /// The last worker takes dialer and delivery with it, and the last process the server.
     pub(super) fn leave_when_empty(&mut self, now: Duration) {
         match self.stage {
             Stage::Draining { .. } | Stage::Closing { .. } => {}
@@ -84,8 +84,8 @@ impl<R: Rules> Core<R> {
         if alive(Role::Worker) {
             return;
         }
-        if alive(Role::Dialer) {
-            // Nobody is left whom an answer of it would reach.
+        if alive(Role::Dialer) || alive(Role::Delivery) {
+            // Nobody is left whom an answer of the dialer would reach, and nothing new to be watched.
             self.kill_all(now);
             return;
         }
@@ -123,8 +123,8 @@ impl<R: Rules> Core<R> {
         }
     }
 
-    /// Is anybody left whose pushes may want to connect?
-    pub(super) fn pushes_go_on(&self) -> bool {
+    /// Is anybody left whose pushes may want to connect, and whom viewers may watch?
+    pub(super) fn streams_go_on(&self) -> bool {
         let live = |session: &Session| match session.publish {
             Publish::Live { .. } => true,
             Publish::Nothing | Publish::Refused { .. } | Publish::AwaitsName { .. } => false,
@@ -142,7 +142,7 @@ impl<R: Rules> Core<R> {
             let slot = &mut self.slots[at];
             match slot.role {
                 Role::Worker => {}
-                Role::Dialer => continue,
+                Role::Dialer | Role::Delivery => continue,
             }
             let state = match std::mem::replace(&mut slot.state, State::Gone) {
                 State::Standby(process)

@@ -119,7 +119,8 @@ impl<R: Rules> Core<R> {
     pub fn new(settings: Settings, rules: R, seed: u64) -> Self {
         let roles =
             std::iter::repeat_n(Role::Worker, usize::from(settings.workers + settings.standby))
-                .chain([Role::Dialer]);
+                .chain([Role::Dialer])
+                .chain(settings.delivery.iter().map(|_| Role::Delivery));
         let slots = (0..)
             .zip(roles)
             .map(|(id, role)| Slot::vacant(SlotId(id), role, Tenure::Fixed))

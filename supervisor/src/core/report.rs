@@ -80,6 +80,7 @@ impl<R: Rules> Core<R> {
             }
             .to_owned(),
             listeners: Vec::new(),
+            viewers: Vec::new(),
             config: self.settings.config.clone(),
             streams_free: self.streams_free(),
             cpu_percent: self.cpu_percent,
@@ -115,7 +116,7 @@ impl<R: Rules> Core<R> {
         let sample = process.map(|process| process.sample).unwrap_or_default();
         let streams_max = match slot.role {
             Role::Worker => self.settings.streams_per_worker,
-            Role::Dialer => 0,
+            Role::Dialer | Role::Delivery => 0,
         };
         WorkerStatus {
             slot: slot.id.to_string(),
@@ -193,6 +194,11 @@ fn describe(notice: &Notice) -> (&'static str, Loudness, String) {
         }
         Notice::RecordStarted { path } => ("record_started", Loudness::Info, path.clone()),
         Notice::RecordStopped { reason } => ("record_stopped", Loudness::Warn, reason.clone()),
+        Notice::HlsStarted { directory } => ("hls_started", Loudness::Info, directory.clone()),
+        Notice::HlsStopped { reason } => ("hls_stopped", Loudness::Warn, reason.clone()),
+        Notice::HlsLeft { label, reason } => {
+            ("hls_left", Loudness::Warn, format!("rendition {label}: {reason}"))
+        }
         Notice::Overload { lag_ms } => {
             ("overload", Loudness::Warn, format!("{lag_ms} ms behind: dropping frames"))
         }

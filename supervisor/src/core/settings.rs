@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tasuki_shared::config::Memory;
 use tasuki_shared::limits::{HANG_DEADLINE, LOBBY_SESSIONS_MAX};
-use tasuki_shared::message::{ChaosPlan, PublishRequest, RefuseReason};
+use tasuki_shared::message::{ChaosPlan, DeliveryPlan, PublishRequest, RefuseReason};
 use tasuki_shared::plan::Plan;
 
 /// Decides on a publish. The configuration implements it.
@@ -70,6 +70,16 @@ pub struct Settings {
     pub memory: Memory,
     /// Workers are told to leak.
     pub chaos: Option<ChaosPlan>,
+    /// `None` where nothing is packaged for viewers.
+    pub delivery: Option<Delivery>,
+}
+
+/// Viewers' side of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    pub listen: Vec<SocketAddr>,
+    pub missing_family: MissingFamily,
+    pub plan: DeliveryPlan,
 }
 
 impl Settings {
@@ -100,6 +110,7 @@ impl Settings {
             // The policy has its trends under the rules it began with.
             memory: _,
             chaos: _,
+            delivery: _,
         } = new;
         self.environment = environment;
         self.streams_per_worker = streams_per_worker;
@@ -126,6 +137,7 @@ impl Settings {
             ("workers.standby", self.standby != new.standby),
             ("memory", self.memory != new.memory),
             ("chaos", self.chaos != new.chaos),
+            ("delivery", self.delivery != new.delivery),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
@@ -158,6 +170,7 @@ impl Default for Settings {
             hang_deadline: HANG_DEADLINE,
             memory: Memory::default(),
             chaos: None,
+            delivery: None,
         }
     }
 }

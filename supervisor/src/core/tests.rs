@@ -55,6 +55,7 @@ impl Rules for KeyIsName {
             blur: vec![],
             pushes: vec![push],
             record: None,
+            hls: None,
         })
     }
 }

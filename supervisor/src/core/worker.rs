@@ -308,8 +308,19 @@ impl<R: Rules> Core<R> {
         let every = beat_interval(self.settings.hang_deadline);
         let every_ms = u32::try_from(every.as_millis()).unwrap_or(u32::MAX);
         self.send(generation, ToWorker::Beat { every_ms }, Fds::None);
-        if let (Some(plan), Role::Worker) = (self.settings.chaos, self.slots[at].role) {
-            self.send(generation, ToWorker::Chaos(plan), Fds::None);
+        match self.slots[at].role {
+            Role::Worker => {
+                if let Some(plan) = self.settings.chaos {
+                    self.send(generation, ToWorker::Chaos(plan), Fds::None);
+                }
+            }
+            Role::Dialer => {}
+            Role::Delivery => {
+                if let Some(delivery) = &self.settings.delivery {
+                    let plan = Box::new(delivery.plan.clone());
+                    self.send(generation, ToWorker::Serve(plan), Fds::Listeners);
+                }
+            }
         }
     }
 
@@ -337,7 +348,7 @@ impl<R: Rules> Core<R> {
             State::Starting(process, Greeting::Heard) => match (slot.role, slot.tenure) {
                 (Role::Worker, Tenure::Quarantine(_)) => State::Isolated(process),
                 (Role::Worker, Tenure::Fixed | Tenure::Temporary) => State::Standby(process),
-                (Role::Dialer, _) => State::Serving(process),
+                (Role::Dialer | Role::Delivery, _) => State::Serving(process),
             },
             other @ (State::Starting(_, Greeting::Awaited)
             | State::Standby(_)
@@ -499,9 +510,9 @@ impl<R: Rules> Core<R> {
         let planned = expected && self.stage == Stage::Running;
         let loudness = if expected { Loudness::Info } else { Loudness::Warn };
         self.announce_worker(at, loudness, "worker_died", cause.to_string());
-        // While streams go on their pushes need a dialer.
+        // While streams go on their pushes need a dialer, and their viewers somebody to ask.
         let needed = self.stage == Stage::Running
-            || self.slots[at].role == Role::Dialer && self.pushes_go_on();
+            || self.slots[at].role != Role::Worker && self.streams_go_on();
         let tenure = self.slots[at].tenure;
         let was_unused = self.slots[at].process().is_none_or(|process| process.sessions.is_empty());
         if let (Tenure::Quarantine(id), true) = (tenure, was_unused) {
@@ -556,6 +567,7 @@ impl<R: Rules> Core<R> {
                 self.orphan(now, sessions.unwrap_or_default(), cause, work);
             }
             Role::Dialer => self.dialer_died(),
+            Role::Delivery => {}
         }
         self.staff(now);
         if let State::Backoff { until, .. } = self.slots[at].state

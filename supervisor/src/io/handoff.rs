@@ -34,11 +34,13 @@ struct Held {
     bell: Option<Arc<OwnedFd>>,
 }
 
-/// All sessions' fds, and sockets that the dialer connected and nobody has yet.
+/// All sessions' fds, delivery's listeners, and sockets that the dialer connected and nobody has yet.
 #[derive(Debug, Default)]
 pub struct Vault {
     sessions: HashMap<SessionId, Held>,
     dialed: HashMap<u64, OwnedFd>,
+    /// That viewers connect to.
+    listeners: Attached,
 }
 
 /// Fds that cannot be made or found.
@@ -86,6 +88,11 @@ impl Vault {
         self.sessions.insert(session, held);
     }
 
+    /// What delivery is given; they stay open here while one process replaces another.
+    pub fn keep_listeners(&mut self, listeners: impl Iterator<Item = OwnedFd>) {
+        self.listeners = listeners.map(Arc::new).collect();
+    }
+
     /// The fds that go with a frame, in their order.
     pub fn attach(&mut self, body: &mut ToWorker, fds: Fds) -> Result<Attached, HandoffError> {
         match (fds, body) {
@@ -97,6 +104,7 @@ impl Vault {
                 Ok(vec![self.claim_dialed(session, push, ticket)?])
             }
             (Fds::Preparation(_), ToWorker::Prepare(lease)) => self.preparation(lease),
+            (Fds::Listeners, _) => Ok(self.listeners.clone()),
             (Fds::Bell(session), _) => {
                 let held = self.sessions.get(&session).ok_or(HandoffError::Unknown)?;
                 Ok(vec![held.bell.clone().ok_or(HandoffError::Unknown)?])

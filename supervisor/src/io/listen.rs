@@ -1,7 +1,9 @@
 //! Listeners: from the kernel's queue into the shell, as fast as it goes and never in a spin.
 
+use crate::core::settings::MissingFamily;
 use crate::event_loop::{SharedShell, Turn};
 use crate::io::watch::watch;
+use anyhow::Context;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen as start, setsockopt,
     socket, sockopt,
@@ -29,6 +31,25 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     start(&fd, Backlog::new(LISTEN_BACKLOG)?)?;
     Ok(TcpListener::from(fd))
+}
+
+/// Binds all addresses, each with what it is bound to; at least one.
+pub fn listen_all(
+    addresses: &[SocketAddr],
+    missing: MissingFamily,
+) -> anyhow::Result<Vec<(SocketAddr, TcpListener)>> {
+    let mut bound = Vec::new();
+    for address in addresses {
+        match listen(*address) {
+            Ok(listener) => bound.push((listener.local_addr()?, listener)),
+            Err(error) if missing == MissingFamily::Skip && is_family_missing(&error) => {
+                tracing::warn!(%address, %error, "this machine has no such address: left out");
+            }
+            Err(error) => return Err(error).with_context(|| format!("listen on {address}")),
+        }
+    }
+    anyhow::ensure!(!bound.is_empty(), "none of the addresses to listen on is there");
+    Ok(bound)
 }
 
 /// Every connection costs a handful of fds here; the soft limit is made for other programs. What

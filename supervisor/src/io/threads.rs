@@ -85,6 +85,7 @@ fn task_of(name: &str) -> String {
         "control" => "channel to the supervisor",
         "dec" => "decodes, filters and scales one stream",
         "record" => "writes one recording",
+        "hls" => "packages one stream for viewers",
         "leftover" => "finishes what an ended session left",
         "evidence" => "looks at the process's own memory",
         "jemalloc_bg_thd" => "gives unused memory back",

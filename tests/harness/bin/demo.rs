@@ -70,10 +70,14 @@ fn demo(run: &RunDirectory) -> Result<()> {
     }
 
     let origin = Origin::start(run.path())?;
-    let setup = Setup { origin_port: Some(origin.port()), ..Setup::default() };
+    let tables = tasuki_tests::viewer::tables(run.path());
+    let setup = Setup { origin_port: Some(origin.port()), tables, ..Setup::default() };
     let mut server = Server::start(run.path(), &setup)?;
     println!("server    rtmp://{}/live", server.address());
     println!("origin    {}", origin.url("…"));
+    for address in &server.status()?.viewers {
+        println!("watch     http://{address}/live/live/{NAME}/index.m3u8");
+    }
 
     let recipe = Recipe { preset: "ultrafast", ..Recipe::full_hd(0) };
     let (session, stamped) =

@@ -91,6 +91,7 @@ async fn serve(inherited: Inherited) -> Result<(), LineError> {
                 | ToWorker::End { .. }
                 | ToWorker::Evidence { .. }
                 | ToWorker::Purge
+                | ToWorker::Serve(_)
                 | ToWorker::Chaos(_) => {
                     tracing::warn!("a message for a worker came to the dialer");
                 }

@@ -1,6 +1,7 @@
 //! Outputs: each reads the logs from a cursor and never makes the owner wait.
 
 pub mod cursor;
+pub mod hls;
 pub mod push;
 pub mod record;
 pub mod recording;

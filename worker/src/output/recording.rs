@@ -220,7 +220,9 @@ impl Recording {
     }
 }
 
-fn header(kind: HeaderKind, body: &[u8]) -> Option<RecordItem> {
+/// What a header of a log says.
+#[must_use]
+pub(super) fn header(kind: HeaderKind, body: &[u8]) -> Option<RecordItem> {
     match kind {
         HeaderKind::Video => {
             let parsed = tag::parse_video(body).ok()?;
@@ -236,7 +238,9 @@ fn header(kind: HeaderKind, body: &[u8]) -> Option<RecordItem> {
     }
 }
 
-fn packet(
+/// A packet of a log, out of its tag.
+#[must_use]
+pub(super) fn packet(
     logs: &Logs,
     log: LogName,
     entry: &Entry,

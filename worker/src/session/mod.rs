@@ -268,7 +268,7 @@ impl Session {
             let composed = self.compose();
             self.commit_changes();
             if let Some(stream) = self.stream_mut() {
-                stream.feed_recordings();
+                stream.feed_files();
             }
             if round > 0 && composed != Composed::Changed {
                 break;
@@ -513,7 +513,7 @@ impl Session {
                     stream.abandon(self.id, outbox);
                     stream.take_closed(&mut self.closed);
                     stream.take_leftovers(&mut self.leftovers);
-                    self.leftovers.extend(stream.finish_recordings());
+                    self.leftovers.extend(stream.finish_files());
                     let reason = reason.clone();
                     self.end(reason, outbox);
                 }

@@ -147,8 +147,8 @@ impl Session {
     /// the processor that the next owner needs now.
     #[must_use]
     pub fn into_leftover(mut self) -> Leftover {
-        let recordings = match &mut self.phase {
-            Phase::Live(stream) => stream.release_recordings(),
+        let files = match &mut self.phase {
+            Phase::Live(stream) => stream.release_files(),
             Phase::Lobby
             | Phase::Authorizing { .. }
             | Phase::Draining { .. }
@@ -156,7 +156,7 @@ impl Session {
             | Phase::Ended(_) => Vec::new(),
         };
         Box::new(move || {
-            for finish in recordings {
+            for finish in files {
                 finish();
             }
             clock::pause(OLD_OWNER_REST);

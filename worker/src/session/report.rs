@@ -5,6 +5,7 @@ use super::stream::{Stream, destination};
 use super::totals::Totals;
 use super::{Phase, Session};
 use crate::ladder::RungDecision;
+use crate::output::hls::HlsOutput;
 use crate::output::push::Push;
 use crate::output::recording::Recording;
 use crate::pipeline::{PipelineEvent, SkipReason};
@@ -14,7 +15,9 @@ use tasuki_shared::clock;
 use tasuki_shared::id::RungId;
 use tasuki_shared::limits::RUNGS_MAX;
 use tasuki_shared::plan::RungKind;
-use tasuki_shared::status::{AdoptionStatus, PushStatus, RecordStatus, RungStatus, SessionStatus};
+use tasuki_shared::status::{
+    AdoptionStatus, HlsStatus, PushStatus, RecordStatus, RungStatus, SessionStatus,
+};
 
 /// Pictures on their way through a pipeline that are told apart.
 const INSIDE_MAX: usize = 8192;
@@ -276,6 +279,8 @@ fn describe_stream(stream: &Stream, status: &mut SessionStatus) {
     status.out_bytes = stream.pushes.iter().map(|push| push.sent_bytes).sum();
     status.records =
         stream.recordings.iter().map(|recording| record_status(stream, recording)).collect();
+    let hls = stream.hls.iter().flat_map(HlsOutput::status);
+    status.hls = hls.map(|(rung, hls)| HlsStatus { rung: label(stream, rung), ..hls }).collect();
 }
 
 fn rungs(stream: &Stream) -> Vec<RungStatus> {

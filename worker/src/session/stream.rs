@@ -3,8 +3,10 @@
 //! The io thread owns it and is the only writer of its logs.
 
 mod error;
+mod logs;
 
 pub use error::StreamError;
+pub use logs::feed_of;
 
 use super::pipeline_record::PipelineRecord;
 use super::record::Take;
@@ -14,15 +16,16 @@ use super::totals::Totals;
 use super::tracks::{Judged, Tracks};
 use super::transcode::{Given, Transcode};
 use super::{Outbox, Progress, report};
-use crate::ladder::{PassReason, RungDecision};
 use crate::leftovers::Leftover;
 use crate::media::timeline::{Timeline, Track};
-use crate::output::cursor::{Feed, LogName, Logs, PipelineState, StreamEnd, sound_joins_picture};
+use crate::output::cursor::{Logs, PipelineState, StreamEnd, sound_joins_picture};
+use crate::output::hls::HlsOutput;
 use crate::output::push::{Composed, Connection, Push, PushNews, Wrote};
 use crate::output::record::SeriesId;
 use crate::output::recording::Recording;
 use crate::rtmp::amf;
 use crate::rtmp::chunk::{MessageHeader, kind};
+use logs::open_logs;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -35,7 +38,7 @@ use tasuki_shared::memory::log::{
 use tasuki_shared::memory::push::PushMemory;
 use tasuki_shared::memory::session::WorkMark;
 use tasuki_shared::message::{FromWorker, LiveLease, Notice};
-use tasuki_shared::plan::{AudioPlan, LogKind, Plan, PushPlan, RungKind};
+use tasuki_shared::plan::{Plan, PushPlan};
 
 /// Wakes the io thread.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -96,6 +99,7 @@ pub struct Stream {
     pub(super) tracks: Tracks,
     pub(super) transcode: Transcode,
     pub(super) recordings: Vec<Recording>,
+    pub(super) hls: Option<HlsOutput>,
     /// Which files are this stream's.
     series: SeriesId,
     pub(super) counts: report::Counts,
@@ -121,6 +125,7 @@ impl Stream {
         let source = LogHeads::empty();
         let mut stream = Self::assemble(plan, fds, source, record, Warm::new(mark), wake, now)?;
         stream.recordings = Recording::start_all(&stream.plan, stream.series);
+        stream.hls = HlsOutput::start(&stream.plan, stream.series, wake);
         Ok(stream)
     }
 
@@ -166,6 +171,7 @@ impl Stream {
             take.end()?;
         }
         stream.recordings = Recording::resume_all(&stream.plan, stream.series, wake);
+        stream.hls = HlsOutput::start(&stream.plan, stream.series, wake);
         stream.set_feeds();
         Ok(stream)
     }
@@ -201,6 +207,7 @@ impl Stream {
             tracks: Tracks::default(),
             transcode,
             recordings: Vec::new(),
+            hls: None,
             series: SeriesId::new(),
             counts: report::Counts::default(),
             last_media: now,
@@ -301,10 +308,10 @@ impl Stream {
                 tell(news, session, id, outbox);
             }
         }
-        for recording in &mut self.recordings {
-            if let Some(notice) = recording.news() {
-                outbox.push((FromWorker::Notice { session: Some(session), notice }, Vec::new()));
-            }
+        let recordings = self.recordings.iter_mut().filter_map(Recording::news);
+        let hls = self.hls.iter_mut().flat_map(HlsOutput::news);
+        for notice in recordings.chain(hls) {
+            outbox.push((FromWorker::Notice { session: Some(session), notice }, Vec::new()));
         }
     }
 
@@ -321,12 +328,15 @@ impl Stream {
         composed
     }
 
-    /// Feeds the recordings with what is committed: what is not does not exist for a successor,
-    /// who would make it again.
-    pub fn feed_recordings(&mut self) {
+    /// Feeds recordings and packager with what is committed: what is not does not exist for a
+    /// successor, who would make it again.
+    pub fn feed_files(&mut self) {
         let end = self.output_end();
         for recording in &mut self.recordings {
             recording.feed(&self.logs, end);
+        }
+        if let Some(hls) = &mut self.hls {
+            hls.feed(&self.logs, end);
         }
     }
 
@@ -395,6 +405,7 @@ impl Stream {
         !self.transcode.is_running()
             && self.pushes.iter().all(Push::is_over)
             && self.recordings.iter().all(|recording| recording.is_fed(&self.logs))
+            && self.hls.iter().all(|hls| hls.is_fed(&self.logs))
     }
 
     /// Has the pipeline of an adopted stream nothing more to make up for?
@@ -425,22 +436,23 @@ impl Stream {
     pub fn take_leftovers(&mut self, found: &mut Vec<Leftover>) {
         found.extend(self.transcode.take_leftovers());
         if self.output_end() == StreamEnd::Over {
-            for recording in &mut self.recordings {
-                if recording.is_fed(&self.logs) {
-                    found.extend(recording.finish());
-                }
-            }
+            let fed = self.recordings.iter_mut().filter(|recording| recording.is_fed(&self.logs));
+            found.extend(fed.filter_map(Recording::finish));
+            let fed = self.hls.as_mut().filter(|hls| hls.is_fed(&self.logs));
+            found.extend(fed.and_then(HlsOutput::finish));
         }
     }
 
-    /// Recordings whose end was not reached in time are finished with what they have.
-    pub fn finish_recordings(&mut self) -> Vec<Leftover> {
-        self.recordings.iter_mut().filter_map(Recording::finish).collect()
+    /// Files whose end was not reached in time are finished with what they have.
+    pub fn finish_files(&mut self) -> Vec<Leftover> {
+        let recordings = self.recordings.iter_mut().filter_map(Recording::finish);
+        recordings.chain(self.hls.as_mut().and_then(HlsOutput::finish)).collect()
     }
 
-    /// Lets go of the recordings' files for another owner.
-    pub fn release_recordings(&mut self) -> Vec<Leftover> {
-        self.recordings.iter_mut().filter_map(Recording::release).collect()
+    /// Lets go of files for another owner.
+    pub fn release_files(&mut self) -> Vec<Leftover> {
+        let recordings = self.recordings.iter_mut().filter_map(Recording::release);
+        recordings.chain(self.hls.as_mut().and_then(HlsOutput::release)).collect()
     }
 
     /// Push connections that are over, to be taken out of epoll and closed.
@@ -491,7 +503,7 @@ impl Stream {
 
     /// Each output reads what the ladder says its rung is.
     fn set_feeds(&mut self) {
-        let Self { plan, pushes, recordings, transcode, .. } = self;
+        let Self { plan, pushes, recordings, hls, transcode, .. } = self;
         let decision = |rung: RungId| {
             transcode.ladder.as_ref().and_then(|ladder| ladder.rungs.get(usize::from(rung.0)))
         };
@@ -503,65 +515,8 @@ impl Stream {
             let rung = recording.rung();
             recording.feed_from(feed_of(plan, rung, decision(rung)));
         }
-    }
-}
-
-/// Maps the logs in the order of the plan; gives the source log's fd back.
-fn open_logs(
-    plan: &Plan,
-    fds: Vec<OwnedFd>,
-    mapped: Vec<MappedLog>,
-    source_heads: LogHeads,
-    heads: &[LogHeads],
-) -> Result<(Logs, OwnedFd), StreamError> {
-    let mut mapped = mapped.into_iter();
-    let kinds = plan.logs();
-    let heads = std::iter::once(&source_heads).chain(heads);
-    let mut source = None;
-    let mut audio = None;
-    let mut rungs: Vec<Option<LogWriter>> = plan.rungs.iter().map(|_| None).collect();
-    for (((kind, _), fd), heads) in kinds.iter().zip(&fds).zip(heads) {
-        let log = match mapped.next() {
-            Some(log) => LogWriter::resume_mapped(log, *heads)?,
-            None => LogWriter::resume(fd, *heads)?,
-        };
-        match *kind {
-            LogKind::Source => source = Some(log),
-            LogKind::Audio => audio = Some(log),
-            LogKind::Rung(RungId(rung)) => rungs[usize::from(rung)] = Some(log),
-        }
-    }
-    let missing = StreamError::Fds { found: fds.len(), expected: kinds.len() };
-    match (source, fds.into_iter().next()) {
-        (Some(source), Some(fd)) => {
-            Ok((Logs { source, audio, rungs, pipeline: PipelineState::Empty }, fd))
-        }
-        (None | Some(_), None | Some(_)) => Err(missing),
-    }
-}
-
-/// What a rung's outputs read, by the plan and, once it is known, by the ladder.
-#[must_use]
-pub fn feed_of(plan: &Plan, rung: RungId, decision: Option<&RungDecision>) -> Feed {
-    let kind = plan.rung(rung).map(|rung| &rung.kind);
-    let source_video = Feed::Merged { video: LogName::Source, audio: None };
-    match (kind, decision, plan.audio) {
-        // `none` holds for every rendition; the planned source rung keeps its own sound otherwise.
-        (None | Some(RungKind::Source), _, AudioPlan::None)
-        | (_, Some(RungDecision::Passing(_)), AudioPlan::None) => source_video,
-        (None | Some(RungKind::Source), _, AudioPlan::Copy | AudioPlan::Aac { .. })
-        | (_, Some(RungDecision::Passing(PassReason::Planned)), _)
-        | (_, Some(RungDecision::Passing(PassReason::Matches)), AudioPlan::Copy) => Feed::Source,
-        (_, Some(RungDecision::Passing(PassReason::Matches)), AudioPlan::Aac { .. }) => {
-            Feed::Merged { video: LogName::Source, audio: Some(LogName::Audio) }
-        }
-        (Some(RungKind::Encoded(_)), _, audio) => {
-            let audio = match audio {
-                AudioPlan::Copy => Some(LogName::Source),
-                AudioPlan::Aac { .. } => Some(LogName::Audio),
-                AudioPlan::None => None,
-            };
-            Feed::Merged { video: LogName::Rung(rung), audio }
+        if let Some(hls) = hls {
+            hls.set_feeds(|rung| feed_of(plan, rung, decision(rung)));
         }
     }
 }

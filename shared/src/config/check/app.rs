@@ -5,7 +5,7 @@ use crate::config::error::{Fault, nearest};
 use crate::config::push_url::PushTarget;
 use crate::config::raw::{RawApp, RawAudio, RawBlur, RawLimits, RawPush, RawRecord, RawRung};
 use crate::config::units::{Bitrate, Percent, Size};
-use crate::config::{App, describe, log_size};
+use crate::config::{App, delivery, describe, log_size};
 use crate::id::RungId;
 use crate::limits::{BLUR_RECTS_MAX, PUSHES_MAX, RECORD_DIRECTORY_BYTES_MAX, RUNGS_MAX};
 use crate::plan::{
@@ -34,7 +34,7 @@ const AUDIO_BITRATE_DEFAULT: u64 = 128_000;
 const LADDER_DEFAULT: [(u32, u64); 3] = [(720, 2_500_000), (480, 1_200_000), (360, 600_000)];
 
 pub(super) fn check(name: &str, at: &Range<usize>, raw: RawApp) -> Result<App, Fault> {
-    let RawApp { audio, audio_bitrate, blur, rungs, push, record, limits } = raw;
+    let RawApp { audio, audio_bitrate, blur, rungs, push, record, hls, limits } = raw;
     let (limits, gop, source_log) = check_limits(&limits, at)?;
     let blurred_at = blur.as_ref().map(Spanned::span);
     let blur = check_blur(blur)?;
@@ -50,6 +50,9 @@ pub(super) fn check(name: &str, at: &Range<usize>, raw: RawApp) -> Result<App, F
         audio: check_audio(audio, audio_bitrate.as_ref())?,
         pushes: check_pushes(push, &rungs)?,
         record: record.map(|record| check_record(&record, &rungs)).transpose()?,
+        hls: hls
+            .map(|hls| delivery::check_hls(&hls, select_rungs(hls.rungs.clone(), &rungs)?))
+            .transpose()?,
         rungs,
         blur,
         limits,

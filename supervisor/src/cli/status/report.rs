@@ -6,7 +6,8 @@ mod deaths;
 use super::super::human;
 use super::super::table::{Align, Cell, Colour, Column, Paint, Screen, Table, bold};
 use tasuki_shared::status::{
-    PushStatus, RecordStatus, RecycleStatus, RungStatus, SessionStatus, Status, WorkerStatus,
+    HlsStatus, PushStatus, RecordStatus, RecycleStatus, RungStatus, SessionStatus, Status,
+    WorkerStatus,
 };
 
 const INDENT: &str = "    ";
@@ -257,8 +258,10 @@ fn part_rows(session: &SessionStatus) -> Vec<[Cell; 7]> {
     let rungs = session.rungs.iter().map(rung_row);
     let pushes = session.pushes.iter().map(push_row);
     let records = session.records.iter().map(record_row);
+    let hls = session.hls.iter().map(hls_row);
     let suspicion = Some(&session.suspicion).filter(|words| !words.is_empty());
-    rungs.chain(pushes).chain(records).chain(suspicion.map(|words| suspicion_row(words))).collect()
+    let outputs = pushes.chain(records).chain(hls);
+    rungs.chain(outputs).chain(suspicion.map(|words| suspicion_row(words))).collect()
 }
 
 /// Of deaths of its workers.
@@ -316,6 +319,36 @@ fn record_row(record: &RecordStatus) -> [Cell; 7] {
         Cell::plain(&record.path),
         Cell::plain(human::bytes(record.bytes)),
         blank(),
+        note(&notes),
+    ]
+}
+
+fn hls_row(hls: &HlsStatus) -> [Cell; 7] {
+    let mut notes = Vec::new();
+    if hls.discontinuities > 0 {
+        notes.push(format!("{} discontinuities", hls.discontinuities));
+    }
+    if hls.forced_cuts > 0 {
+        notes.push(format!("{} forced cuts", hls.forced_cuts));
+    }
+    if hls.gaps > 0 {
+        notes.push(format!("{} gaps", hls.gaps));
+    }
+    if !hls.last_error.is_empty() {
+        notes.push(hls.last_error.clone());
+    }
+    let colour = if hls.state == "stopped" { Colour::Bad } else { Colour::Plain };
+    let newest = match hls.segment {
+        0 => String::new(),
+        segment => format!("segment {segment}, part {}", hls.part),
+    };
+    [
+        Cell::plain("hls"),
+        Cell::plain(&hls.rung),
+        Cell::new(&hls.state, colour),
+        Cell::plain(newest),
+        blank(),
+        Cell::plain(format!("{} parts", hls.parts)),
         note(&notes),
     ]
 }

@@ -98,6 +98,7 @@ fn status() -> Status {
         uptime_ms: 7_200_000,
         state: "serving".into(),
         listeners: vec!["127.0.0.1:1935".into()],
+        viewers: Vec::new(),
         config: "embedded defaults".into(),
         streams_free: 15,
         cpu_percent: 43.6,

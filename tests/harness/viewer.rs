@@ -1,0 +1,133 @@
+//! A viewer's side: HTTP as plain as it gets, and renditions of a stream put together from what
+//! their playlists name.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A blocking reload answers within three target durations.
+const ANSWER_BOUND: Duration = Duration::from_secs(30);
+const BODY_BYTES_MAX: u64 = 64 << 20;
+
+/// The tables of a configuration that packages the streams of `live` below `run`, and serves them
+/// on loopback.
+#[must_use]
+pub fn tables(run: &Path) -> String {
+    let directory = run.join("hls").display().to_string();
+    format!(
+        "[apps.live.hls]\n[delivery]\nlisten = [\"127.0.0.1:0\"]\nhls_directory = {directory:?}\n"
+    )
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Response {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// The body of a 200, as text.
+    pub fn text(&self) -> Result<String> {
+        ensure!(
+            self.status == 200,
+            "HTTP {}: {}",
+            self.status,
+            String::from_utf8_lossy(&self.body)
+        );
+        Ok(String::from_utf8(self.body.clone())?)
+    }
+}
+
+/// One request on a connection of its own. `address` is `host:port`.
+pub fn get(address: &str, path: &str) -> Result<Response> {
+    let mut stream = TcpStream::connect(address).with_context(|| format!("to {address}"))?;
+    stream.set_read_timeout(Some(ANSWER_BOUND))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let status = line.split(' ').nth(1).context("a status line")?.trim().parse()?;
+    let mut headers = Vec::new();
+    loop {
+        line.clear();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let response = Response { status, headers, body: Vec::new() };
+    let body = match response.header("transfer-encoding") {
+        Some("chunked") => chunked(&mut reader)?,
+        Some(other) => bail!("a body in {other}"),
+        None => {
+            let mut body = Vec::new();
+            reader.take(BODY_BYTES_MAX).read_to_end(&mut body)?;
+            if let Some(length) = response.header("content-length") {
+                ensure!(length.parse::<usize>()? == body.len(), "a body cut short");
+            }
+            body
+        }
+    };
+    Ok(Response { body, ..response })
+}
+
+fn chunked(reader: &mut impl BufRead) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let length = usize::from_str_radix(line.trim(), 16)?;
+        let at = body.len();
+        body.resize(at + length, 0);
+        reader.read_exact(&mut body[at..])?;
+        reader.read_line(&mut line)?;
+        if length == 0 {
+            return Ok(body);
+        }
+    }
+}
+
+/// A rendition as its playlist tells it, from the first segment to the end.
+#[derive(Clone, Debug)]
+pub struct Rendition {
+    /// Init segment and all segments in one file.
+    pub file: PathBuf,
+    pub playlist: String,
+    pub segments: usize,
+}
+
+/// Fetches everything that the ended playlist of a rendition lists.
+pub fn rendition(address: &str, stream: &str, label: &str, into: &Path) -> Result<Rendition> {
+    let base = format!("/live/{stream}/{label}");
+    let playlist = get(address, &format!("{base}/index.m3u8"))?.text()?;
+    ensure!(playlist.ends_with("#EXT-X-ENDLIST\n"), "it has not ended:\n{playlist}");
+    let mut bytes = Vec::new();
+    let mut segments = 0;
+    for line in playlist.lines() {
+        let uri = match line.strip_prefix("#EXT-X-MAP:URI=\"") {
+            Some(rest) => rest.split('"').next().unwrap_or_default(),
+            None if line.starts_with('#') || line.is_empty() => continue,
+            None => {
+                segments += 1;
+                line
+            }
+        };
+        let response = get(address, &format!("{base}/{uri}"))?;
+        ensure!(response.status == 200, "{uri}: HTTP {}", response.status);
+        bytes.extend(response.body);
+    }
+    let file = into.join(format!("{}_{label}.mp4", stream.replace('/', "_")));
+    fs::write(&file, bytes)?;
+    Ok(Rendition { file, playlist, segments })
+}

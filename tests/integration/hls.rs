@@ -1,0 +1,122 @@
+//! LL-HLS end to end: what is published can be watched, and neither a move nor a death of its
+//! worker, nor a death of delivery, shows in a playlist.
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::Path;
+use tasuki_shared::message::Haste;
+use tasuki_shared::status::{Reply, Request};
+use tasuki_tests::fixture::Recipe;
+use tasuki_tests::frames;
+use tasuki_tests::passage::{BOUND, NAME};
+use tasuki_tests::place::in_run_directory;
+use tasuki_tests::publisher::{self, Pace};
+use tasuki_tests::server::{Rung, Server, Setup};
+use tasuki_tests::viewer::{self, get};
+use tasuki_tests::wait;
+
+const STREAM: &str = "live/cam";
+const LABELS: [&str; 2] = ["source", "72p"];
+
+fn setup(run: &Path) -> Setup {
+    Setup {
+        workers: Some(2),
+        rungs: Some(vec![Rung::Source, Rung::encoded(72, 150)]),
+        audio: Some("aac"),
+        tables: viewer::tables(run),
+        ..Setup::default()
+    }
+}
+
+fn viewers(server: &mut Server) -> Result<String> {
+    server.status()?.viewers.first().cloned().context("an address for viewers")
+}
+
+/// So many frames of the stream are through.
+fn frames_out(server: &mut Server, frames: u64) -> Result<String> {
+    server.wait_status(&format!("{frames} frames"), BOUND, |status| {
+        let session = status.sessions.iter().find(|s| s.name == NAME)?;
+        (session.frames_out >= frames).then(|| session.worker.clone())
+    })
+}
+
+/// Waits until the playlists say that nothing follows, then watches everything: each picture is
+/// there once and in order, and nothing tells of what happened behind.
+fn check_renditions(run: &Path, address: &str, recipe: &Recipe) -> Result<()> {
+    for label in LABELS {
+        wait::until(&format!("the end of {label}"), BOUND, || {
+            let playlist = get(address, &format!("/live/{STREAM}/{label}/index.m3u8"))?;
+            Ok(playlist.text()?.contains("#EXT-X-ENDLIST").then_some(()))
+        })?;
+        let rendition = viewer::rendition(address, STREAM, label, run)?;
+        let text = &rendition.playlist;
+        let count = |tag: &str| text.lines().filter(|line| line.starts_with(tag)).count();
+        let breaks = text.lines().filter(|line| *line == "#EXT-X-DISCONTINUITY").count();
+        ensure!(breaks == 0, "{label}: a discontinuity:\n{text}");
+        ensure!(count("#EXT-X-MAP") == 1, "{label}: another init segment:\n{text}");
+        ensure!(rendition.segments >= 3, "{label}: {} segments", rendition.segments);
+        let decoded = frames::decode(&rendition.file)?;
+        ensure!(decoded.errors.is_empty(), "{label}: {:?}", decoded.errors);
+        frames::check_exactly_once_in_order(&decoded.numbers(), 0..=recipe.frames() - 1)
+            .with_context(|| label.to_owned())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn moves_and_deaths_of_workers_show_in_no_playlist() {
+    in_run_directory("hls", |run| {
+        let recipe = Recipe::small(20);
+        let mut server = Server::start(run.path(), &setup(run.path()))?;
+        let address = viewers(&mut server)?;
+        let file = recipe.file()?;
+        let mut publisher =
+            publisher::ffmpeg(run.path(), "publisher", &file, &server.url(NAME), Pace::RealTime)?;
+        for (after, haste) in [(90, Haste::Now), (200, Haste::Scheduled)] {
+            frames_out(&mut server, after)?;
+            let session = server.wait_live(NAME, BOUND)?.id;
+            let reply = server.request(&Request::Move { session, haste })?;
+            let Reply::Moved(moved) = reply else { anyhow::bail!("{reply:?}") };
+            ensure!(moved.outcome == "done", "{moved:?}");
+        }
+        let owner = frames_out(&mut server, 350)?;
+        let slot = owner.split('/').next().unwrap_or_default();
+        let status = server.status()?;
+        let worker = status.workers.iter().find(|w| w.slot == slot).context("its worker")?;
+        kill(Pid::from_raw(worker.pid), Signal::SIGKILL)?;
+        publisher.finish(BOUND).context("the publisher was disconnected")?;
+        server.wait_no_sessions(BOUND)?;
+        check_renditions(run.path(), &address, &recipe)?;
+        server.stop()
+    });
+}
+
+/// The listener is the supervisor's: who asks while there is no process waits for the next one.
+#[test]
+fn a_death_of_delivery_costs_a_viewer_nothing_but_a_moment() {
+    in_run_directory("hls-delivery", |run| {
+        let recipe = Recipe::small(12);
+        let mut server = Server::start(run.path(), &setup(run.path()))?;
+        let address = viewers(&mut server)?;
+        let file = recipe.file()?;
+        let mut publisher =
+            publisher::ffmpeg(run.path(), "publisher", &file, &server.url(NAME), Pace::RealTime)?;
+        let mut before = 0;
+        for after in [60, 120, 180] {
+            frames_out(&mut server, after)?;
+            let status = server.status()?;
+            let delivery = status.workers.iter().find(|w| w.role == "delivery");
+            let pid = delivery.context("a delivery process")?.pid;
+            kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+            let playlist = get(&address, &format!("/live/{STREAM}/72p/index.m3u8"))?.text()?;
+            let parts = playlist.lines().filter(|line| line.starts_with("#EXT-X-PART:")).count();
+            ensure!(parts > before, "{parts} parts after {before}:\n{playlist}");
+            before = parts;
+        }
+        publisher.finish(BOUND).context("the publisher was disconnected")?;
+        server.wait_no_sessions(BOUND)?;
+        check_renditions(run.path(), &address, &recipe)?;
+        server.stop()
+    });
+}

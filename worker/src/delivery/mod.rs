@@ -1,0 +1,254 @@
+//! The delivery role: serves viewers what packagers have made of the streams.
+//!
+//! | file | is |
+//! |---|---|
+//! | [`address`] | what a request asks for |
+//! | [`rendition`] | segments and parts, as their notes say |
+//! | [`playlist`] | their text |
+//! | [`catalogue`] | which streams there are, by inotify |
+//! | [`serve`] | finding, waiting, answering |
+//! | [`answer`] | status, headers, bodies |
+//! | [`tls`] | certificates |
+//!
+//! Stateless: what it knows it reads from the streams' directories. It may die at any moment; its
+//! listeners are the supervisor's, so that who connects meanwhile waits for the next process.
+
+pub mod address;
+pub mod answer;
+pub mod catalogue;
+pub mod playlist;
+pub mod rendition;
+mod role;
+pub mod serve;
+pub mod tls;
+
+pub use role::run;
+
+use catalogue::Catalogue;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use nix::sys::socket::{setsockopt, sockopt};
+use serve::Server;
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+use tasuki_shared::limits::{
+    ACCEPT_PAUSE, DELIVERY_HEADER_BYTES_MAX, DELIVERY_HEADER_DEADLINE, DELIVERY_REQUESTS_AT_ONCE,
+    DELIVERY_STALL_MAX,
+};
+use tasuki_shared::message::DeliveryPlan;
+use tls::{Tls, TlsError};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
+
+/// Why nothing can be served.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliveryError {
+    #[error("the directory of streams, {path}: {error}")]
+    Root { path: std::path::PathBuf, error: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("a listener: {0}")]
+    Listener(io::Error),
+}
+
+/// What all listeners share.
+struct Shared {
+    server: Server,
+    tls: Option<RefCell<Tls>>,
+    connections_max: u32,
+    connections: Cell<u32>,
+    /// Closed because there were too many.
+    refused: Cell<u64>,
+}
+
+/// Counted while it is open.
+struct Connection(Rc<Shared>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+    }
+}
+
+/// Serves on these listeners until dropped. To be called within a `LocalSet`.
+pub fn start(
+    plan: &DeliveryPlan,
+    listeners: Vec<std::net::TcpListener>,
+) -> Result<Serving, DeliveryError> {
+    let root = |error| DeliveryError::Root { path: plan.hls_root.clone(), error };
+    let catalogue = Catalogue::open(&plan.hls_root).map_err(root)?;
+    let tls = match &plan.tls {
+        Some((certificate, key)) => Some(Tls::load(certificate.clone(), key.clone())?),
+        None => None,
+    };
+    let shared = Rc::new(Shared {
+        server: Server::new(catalogue, &plan.allow_origin),
+        tls: tls.map(RefCell::new),
+        connections_max: plan.connections_max,
+        connections: Cell::new(0),
+        refused: Cell::new(0),
+    });
+    let mut tasks = Vec::new();
+    for listener in listeners {
+        listener.set_nonblocking(true).map_err(DeliveryError::Listener)?;
+        let listener = TcpListener::from_std(listener).map_err(DeliveryError::Listener)?;
+        tasks.push(spawn_local(accept(Rc::clone(&shared), listener)));
+    }
+    tasks.push(spawn_local(watch(Rc::clone(&shared))));
+    Ok(Serving { shared, tasks })
+}
+
+/// Ends what it serves when it is dropped; connections go on until they are idle.
+pub struct Serving {
+    shared: Rc<Shared>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Serving {
+    #[must_use]
+    pub fn connections(&self) -> u32 {
+        self.shared.connections.get()
+    }
+
+    /// Takes nothing new.
+    pub fn stop_listening(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop_listening();
+    }
+}
+
+/// Follows the directories.
+async fn watch(shared: Rc<Shared>) {
+    let readiness = match readiness(&shared) {
+        Ok(readiness) => readiness,
+        Err(error) => {
+            tracing::error!(%error, "directories cannot be watched");
+            return;
+        }
+    };
+    loop {
+        match readiness.readable().await {
+            Ok(mut ready) => {
+                ready.clear_ready();
+                shared.server.catalogue.borrow_mut().look();
+            }
+            Err(error) => {
+                tracing::error!(%error, "directories are watched no more");
+                return;
+            }
+        }
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "the replacement is unsafe because a T may close its fd early; an OwnedFd does not"
+)]
+fn readiness(shared: &Shared) -> io::Result<AsyncFd<OwnedFd>> {
+    let fd = shared.server.catalogue.borrow().fd().try_clone_to_owned()?;
+    AsyncFd::with_interest(fd, Interest::READABLE)
+}
+
+async fn accept(shared: Rc<Shared>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _peer)) => admit(&shared, socket),
+            Err(error) => {
+                tracing::warn!(%error, "a viewer's connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit(shared: &Rc<Shared>, socket: TcpStream) {
+    if shared.connections.get() >= shared.connections_max {
+        let refused = shared.refused.get() + 1;
+        shared.refused.set(refused);
+        if refused.is_power_of_two() {
+            tracing::warn!(
+                total = refused,
+                most = shared.connections_max,
+                "too many viewers: connections are closed; see delivery.connections_max"
+            );
+        }
+        return;
+    }
+    shared.connections.set(shared.connections.get() + 1);
+    let connection = Connection(Rc::clone(shared));
+    // A viewer that takes nothing holds its connection no longer than this.
+    let stall_ms = u32::try_from(DELIVERY_STALL_MAX.as_millis()).unwrap_or(u32::MAX);
+    let _as_good_without = setsockopt(&socket, sockopt::TcpUserTimeout, &stall_ms);
+    let _as_good_without = socket.set_nodelay(true);
+    let acceptor = shared.tls.as_ref().map(|tls| tls.borrow_mut().acceptor());
+    spawn_local(async move {
+        match acceptor {
+            None => converse(connection, socket).await,
+            Some(acceptor) => {
+                let hello = tokio::time::timeout(DELIVERY_HEADER_DEADLINE, acceptor.accept(socket));
+                if let Ok(Ok(stream)) = hello.await {
+                    converse(connection, stream).await;
+                }
+            }
+        }
+    });
+}
+
+async fn converse(connection: Connection, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
+    let shared = Rc::clone(&connection.0);
+    let answer = service_fn(move |request| {
+        let shared = Rc::clone(&shared);
+        async move { Ok::<_, Infallible>(shared.server.answer(request).await) }
+    });
+    let mut builder = auto::Builder::new(Local);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(DELIVERY_HEADER_DEADLINE)
+        .max_buf_size(DELIVERY_HEADER_BYTES_MAX);
+    let header_bytes = u32::try_from(DELIVERY_HEADER_BYTES_MAX).unwrap_or(u32::MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(DELIVERY_REQUESTS_AT_ONCE)
+        .max_header_list_size(header_bytes)
+        .keep_alive_interval(DELIVERY_STALL_MAX)
+        .keep_alive_timeout(DELIVERY_HEADER_DEADLINE);
+    // Viewers leave in the middle of everything; that is nobody's fault.
+    let _left = builder.serve_connection(TokioIo::new(stream), answer).await;
+    drop(connection);
+}
+
+/// Runs a connection's tasks on this thread.
+#[derive(Clone, Copy)]
+struct Local;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for Local
+where
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}
+
+/// How long connections may go on when the process is to leave.
+pub const LEAVING_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,387 @@
+//! Playlists as text: RFC 8216 and its second edition (draft-pantos-hls-rfc8216bis), Low-Latency HLS.
+//!
+//! Pure. A media playlist follows from a rendition alone, so it is the same whoever renders it.
+
+use super::rendition::{Part, Rendition, Segment};
+use crate::output::hls::place::{Independent, PartNumber, StreamFile};
+use std::fmt::Write as _;
+
+/// Delta updates need 9 (EXT-X-SKIP).
+const VERSION: u32 = 9;
+/// How much of the past has its parts listed, in target durations: a client joins at the edge.
+const PARTS_TARGETS: u64 = 3;
+/// A client may skip what is older than this many target durations (at least 6).
+const SKIP_TARGETS: u64 = 6;
+/// And should stay so far behind the edge without parts (at least 3), with parts in part targets.
+const HOLD_BACK_TARGETS: u64 = 3;
+const PART_HOLD_BACK_TARGETS: u64 = 3;
+
+/// Does more come?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Open,
+    Ended,
+}
+
+/// How much a media playlist tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    Full,
+    /// `_HLS_skip`: old segments are left out where there are any.
+    Delta,
+}
+
+/// Are a whole segment's parts told of?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parts {
+    Listed,
+    Old,
+}
+
+/// Another rendition of the same stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sibling {
+    pub label: String,
+    pub edge: PartNumber,
+}
+
+/// Everything older than this is left out of a playlist, and its parts are not listed.
+#[must_use]
+pub const fn parts_span_ms(target_ms: u64) -> u64 {
+    PARTS_TARGETS * target_ms
+}
+
+/// The multivariant playlist (EXT-X-STREAM-INF for each).
+#[must_use]
+pub fn multivariant<'a>(renditions: impl Iterator<Item = &'a Rendition>) -> String {
+    let mut text = format!("#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-INDEPENDENT-SEGMENTS\n");
+    for rendition in renditions {
+        let Some(init) = rendition.init() else { continue };
+        let (peak, average) = rendition.bandwidth_bps();
+        let mhz = rendition.frame_rate_mhz();
+        put(
+            &mut text,
+            format_args!(
+                "#EXT-X-STREAM-INF:BANDWIDTH={peak},AVERAGE-BANDWIDTH={average},CODECS=\"{}\"",
+                init.note.codecs
+            ),
+        );
+        if init.note.width > 0 {
+            let (width, height) = (init.note.width, init.note.height);
+            put(
+                &mut text,
+                format_args!(
+                    ",RESOLUTION={width}x{height},FRAME-RATE={}.{:03}",
+                    mhz / 1000,
+                    mhz % 1000
+                ),
+            );
+        }
+        put(&mut text, format_args!("\n{}/index.m3u8\n", rendition.label));
+    }
+    text
+}
+
+/// A media playlist of the last `window_ms`.
+#[must_use]
+pub fn media(
+    rendition: &Rendition,
+    about: &StreamFile,
+    siblings: &[Sibling],
+    ending: Ending,
+    extent: Extent,
+) -> String {
+    let listed = listed(rendition, about.window_ms);
+    let mut text = String::with_capacity(4096);
+    head(&mut text, about, &listed);
+    let skipped = match extent {
+        Extent::Full => 0,
+        Extent::Delta => skippable(&listed, about.target_ms),
+    };
+    if skipped > 0 {
+        put(&mut text, format_args!("#EXT-X-SKIP:SKIPPED-SEGMENTS={skipped}\n"));
+    }
+    let with_parts_from = with_parts_from(&listed, parts_span_ms(about.target_ms));
+    let mut before = skipped.checked_sub(1).and_then(|at| listed[at].parts.last());
+    for (at, segment) in listed.iter().enumerate().skip(skipped) {
+        let parts = if at >= with_parts_from { Parts::Listed } else { Parts::Old };
+        put_segment(&mut text, segment, before, parts);
+        before = segment.parts.last();
+    }
+    if ending == Ending::Ended {
+        text.push_str("#EXT-X-ENDLIST\n");
+        return text;
+    }
+    if let Some(PartNumber { segment, part }) = rendition.next() {
+        put(
+            &mut text,
+            format_args!("#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"{segment}.{part}.m4s\"\n"),
+        );
+    }
+    for Sibling { label, edge } in siblings {
+        let PartNumber { segment, part } = edge;
+        put(
+            &mut text,
+            format_args!(
+                "#EXT-X-RENDITION-REPORT:URI=\"../{label}/index.m3u8\",LAST-MSN={segment},LAST-PART={part}\n"
+            ),
+        );
+    }
+    text
+}
+
+fn head(text: &mut String, about: &StreamFile, listed: &[&Segment]) {
+    let target_s = about.target_ms.div_ceil(1000);
+    let longest = listed.iter().flat_map(|segment| &segment.parts);
+    let longest_ms = longest.map(|part| u64::from(part.note.duration_ms)).max().unwrap_or(0);
+    // Frames that come more rarely make longer parts; the truth is what counts.
+    let part_ms = about.part_target_ms.max(longest_ms);
+    let first = listed.first();
+    put(
+        text,
+        format_args!(
+            "#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-TARGETDURATION:{target_s}\n\
+         #EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,CAN-SKIP-UNTIL={},HOLD-BACK={},\
+         PART-HOLD-BACK={}\n#EXT-X-PART-INF:PART-TARGET={}\n",
+            Seconds(SKIP_TARGETS * target_s * 1000),
+            Seconds(HOLD_BACK_TARGETS * target_s * 1000),
+            Seconds(PART_HOLD_BACK_TARGETS * part_ms),
+            Seconds(part_ms),
+        ),
+    );
+    put(
+        text,
+        format_args!(
+            "#EXT-X-MEDIA-SEQUENCE:{}\n#EXT-X-DISCONTINUITY-SEQUENCE:{}\n",
+            first.map_or(0, |segment| segment.number),
+            first.and_then(|s| s.parts.first()).map_or(0, |part| part.note.discontinuities),
+        ),
+    );
+}
+
+fn put_segment(text: &mut String, segment: &Segment, before: Option<&Part>, parts: Parts) {
+    let Some(first) = segment.parts.first() else { return };
+    if before.is_some_and(|before| before.note.discontinuities != first.note.discontinuities) {
+        text.push_str("#EXT-X-DISCONTINUITY\n");
+    }
+    if before.is_none_or(|before| before.note.init != first.note.init) {
+        put(text, format_args!("#EXT-X-MAP:URI=\"init.{}.mp4\"\n", first.note.init));
+    }
+    put(text, format_args!("#EXT-X-PROGRAM-DATE-TIME:{}\n", Utc(first.note.start_unix_ms)));
+    if parts == Parts::Listed || !segment.is_whole() {
+        for (number, part) in segment.parts.iter().enumerate() {
+            let duration = Seconds(u64::from(part.note.duration_ms));
+            let uri = format_args!("{}.{number}.m4s", segment.number);
+            put(text, format_args!("#EXT-X-PART:DURATION={duration},URI=\"{uri}\""));
+            if part.note.independent == Independent::Yes {
+                text.push_str(",INDEPENDENT=YES");
+            }
+            text.push('\n');
+        }
+    }
+    if segment.is_whole() {
+        put(
+            text,
+            format_args!("#EXTINF:{},\n{}.m4s\n", Seconds(segment.duration_ms()), segment.number),
+        );
+    }
+}
+
+/// The segments of the last `window_ms`, at least the newest.
+fn listed(rendition: &Rendition, window_ms: u64) -> Vec<&Segment> {
+    let mut behind_ms = 0;
+    let mut listed: Vec<&Segment> = rendition
+        .segments
+        .iter()
+        .rev()
+        .take_while(|segment| {
+            let within = behind_ms <= window_ms;
+            behind_ms += segment.duration_ms();
+            within
+        })
+        .collect();
+    listed.reverse();
+    listed
+}
+
+/// The first segment whose parts are listed.
+fn with_parts_from(listed: &[&Segment], span_ms: u64) -> usize {
+    let mut behind_ms = 0;
+    let near = listed.iter().rev().take_while(|segment| {
+        let near = behind_ms < span_ms;
+        behind_ms += segment.duration_ms();
+        near
+    });
+    listed.len() - near.count()
+}
+
+/// Segments that lie wholly before the skip boundary.
+fn skippable(listed: &[&Segment], target_ms: u64) -> usize {
+    let boundary_ms = SKIP_TARGETS * target_ms.div_ceil(1000) * 1000;
+    let mut behind_ms = 0;
+    let near = listed.iter().rev().take_while(|segment| {
+        let near = behind_ms < boundary_ms;
+        behind_ms += segment.duration_ms();
+        near
+    });
+    listed.len() - near.count()
+}
+
+fn put(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = text.write_fmt(arguments);
+}
+
+/// Milliseconds as a decimal number of seconds.
+struct Seconds(u64);
+
+impl std::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
+    }
+}
+
+/// Milliseconds since 1970 as ISO/IEC 8601, as EXT-X-PROGRAM-DATE-TIME wants it.
+struct Utc(u64);
+
+impl std::fmt::Display for Utc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (days, ms) = (self.0 / 86_400_000, self.0 % 86_400_000);
+        let (year, month, day) = civil(days);
+        let (hour, minute) = (ms / 3_600_000, ms / 60_000 % 60);
+        let (second, ms) = (ms / 1000 % 60, ms % 1000);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+    }
+}
+
+/// Days since 1970 as a date of the proleptic Gregorian calendar.
+fn civil(days: u64) -> (u64, u64, u64) {
+    // Counted from the first of March, eras of 400 years: leap days come last.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (400 * era + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rendition::tests::{filled, part};
+    use super::*;
+    use crate::output::hls::place::{Ends, InitHash, RenditionFile, RenditionKind};
+    use proptest::prelude::*;
+    use tasuki_shared::id::PublicName;
+
+    fn about() -> StreamFile {
+        let label = PublicName::parse("720p").unwrap();
+        let renditions = vec![RenditionFile { label, kind: RenditionKind::Encoded }];
+        StreamFile { target_ms: 4000, part_target_ms: 220, window_ms: 60_000, renditions }
+    }
+
+    fn of(rendition: &Rendition, ending: Ending, extent: Extent) -> String {
+        let edge = PartNumber { segment: 9, part: 4 };
+        let siblings = [Sibling { label: "480p".into(), edge }];
+        media(rendition, &about(), &siblings, ending, extent)
+    }
+
+    /// Everything that a client reads of a stream that has just begun.
+    #[test]
+    fn a_young_stream_is_told_whole() {
+        let text = of(&filled("720p", 7, 1, 2), Ending::Open, Extent::Full);
+        let parts: String =
+            (1..10).map(|n| format!("#EXT-X-PART:DURATION=0.200,URI=\"7.{n}.m4s\"\n")).collect();
+        let expected = format!(
+            "#EXTM3U\n#EXT-X-VERSION:9\n#EXT-X-TARGETDURATION:4\n\
+             #EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,CAN-SKIP-UNTIL=24.000,HOLD-BACK=12.000,\
+             PART-HOLD-BACK=0.660\n#EXT-X-PART-INF:PART-TARGET=0.220\n#EXT-X-MEDIA-SEQUENCE:7\n\
+             #EXT-X-DISCONTINUITY-SEQUENCE:0\n#EXT-X-MAP:URI=\"init.0000000000000001.mp4\"\n\
+             #EXT-X-PROGRAM-DATE-TIME:2026-09-21T14:13:20.000Z\n\
+             #EXT-X-PART:DURATION=0.200,URI=\"7.0.m4s\",INDEPENDENT=YES\n{parts}\
+             #EXTINF:2.000,\n7.m4s\n#EXT-X-PROGRAM-DATE-TIME:2026-09-21T14:13:22.000Z\n\
+             #EXT-X-PART:DURATION=0.200,URI=\"8.0.m4s\",INDEPENDENT=YES\n\
+             #EXT-X-PART:DURATION=0.200,URI=\"8.1.m4s\"\n\
+             #EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"8.2.m4s\"\n\
+             #EXT-X-RENDITION-REPORT:URI=\"../480p/index.m3u8\",LAST-MSN=9,LAST-PART=4\n"
+        );
+        assert_eq!(text, expected);
+    }
+
+    /// Behind a segment's last part the next segment is hinted at; at the end nothing is.
+    #[test]
+    fn the_hint_goes_on_to_the_next_segment_and_ends_with_the_stream() {
+        let whole = filled("720p", 7, 2, 0);
+        assert!(of(&whole, Ending::Open, Extent::Full).contains("HINT:TYPE=PART,URI=\"9.0.m4s\""));
+        let ended = of(&whole, Ending::Ended, Extent::Full);
+        assert!(ended.ends_with("8.m4s\n#EXT-X-ENDLIST\n"), "{ended}");
+    }
+
+    /// A part that is longer than it should be is not denied.
+    #[test]
+    fn the_part_target_is_no_lie() {
+        let mut rendition = filled("720p", 7, 1, 2);
+        let number = rendition.next().unwrap();
+        rendition.add(number, part(2400, 500, Ends::Part));
+        let text = of(&rendition, Ending::Open, Extent::Full);
+        assert!(text.contains("PART-TARGET=0.500") && text.contains("PART-HOLD-BACK=1.500"));
+    }
+
+    /// Where the configuration changes a client is told, and the count goes on when the place itself
+    /// is out of sight.
+    #[test]
+    fn a_change_is_a_discontinuity_with_a_map() {
+        let mut rendition = filled("720p", 7, 1, 0);
+        for (number, ends) in [(0, Ends::Part), (1, Ends::Segment)] {
+            let mut part = part(2000, 1000, ends);
+            (part.note.init, part.note.discontinuities) = (InitHash(2), 1);
+            rendition.add(PartNumber { segment: 8, part: number }, part);
+        }
+        let text = of(&rendition, Ending::Open, Extent::Full);
+        let change = "7.m4s\n#EXT-X-DISCONTINUITY\n#EXT-X-MAP:URI=\"init.0000000000000002.mp4\"\n";
+        assert!(text.contains(change), "{text}");
+        rendition.segments.pop_front();
+        let later = of(&rendition, Ending::Open, Extent::Full);
+        assert!(later.contains("#EXT-X-DISCONTINUITY-SEQUENCE:1\n#EXT-X-MAP"), "{later}");
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        let all = [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_790_000_000_001, "2026-09-21T14:13:20.001Z"),
+            (4_102_444_800_000, "2100-01-01T00:00:00.000Z"),
+        ];
+        for (ms, text) in all {
+            assert_eq!(Utc(ms).to_string(), text);
+        }
+    }
+
+    fn lines<'a>(text: &'a str, tag: &str) -> Vec<&'a str> {
+        text.lines().filter(|line| line.starts_with(tag)).collect()
+    }
+
+    proptest! {
+        /// What a delta leaves out and what it tells are the full playlist, and the boundary is kept.
+        #[test]
+        fn a_delta_and_what_it_skips_are_the_whole(segments in 1_u64..60, open in 0_u32..10) {
+            let rendition = filled("720p", 3, segments, open);
+            let full = of(&rendition, Ending::Open, Extent::Full);
+            let delta = of(&rendition, Ending::Open, Extent::Delta);
+            let skipped: usize = lines(&delta, "#EXT-X-SKIP").first().map_or(0, |line| {
+                line.rsplit('=').next().unwrap().parse().unwrap()
+            });
+            let (whole, told) = (lines(&full, "#EXTINF").len(), lines(&delta, "#EXTINF").len());
+            prop_assert_eq!(whole, skipped + told);
+            prop_assert!(skipped == 0 || told as u64 * 2000 >= 24_000);
+            prop_assert!(skipped == 0 || !delta.contains("#EXT-X-MAP"));
+            prop_assert_eq!(lines(&full, "#EXT-X-PART:"), lines(&delta, "#EXT-X-PART:"));
+            prop_assert_eq!(lines(&full, "#EXT-X-MEDIA-SEQ"), lines(&delta, "#EXT-X-MEDIA-SEQ"));
+            prop_assert!(whole as u64 * 2000 <= 60_000 + 4000);
+        }
+    }
+}

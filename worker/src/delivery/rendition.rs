@@ -1,0 +1,311 @@
+//! What delivery knows of one rendition: its segments and parts, in order, as their notes say.
+//!
+//! Pure. Parts come in the order of their numbers; one behind a hole begins the rendition anew, and
+//! what lies before the hole is forgotten, for a playlist has none.
+
+use crate::output::hls::place::{Ends, InitHash, InitNote, PartNote, PartNumber, RenditionKind};
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use tasuki_shared::id::PublicName;
+
+/// One part.
+#[derive(Clone, Debug)]
+pub struct Part {
+    pub note: PartNote,
+    pub media_bytes: u64,
+    /// While it is new; older ones are read from their files.
+    pub media: Option<Bytes>,
+}
+
+/// A segment, whole when its last part says so.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    pub number: u64,
+    pub parts: Vec<Part>,
+}
+
+/// An init segment.
+#[derive(Clone, Debug)]
+pub struct Init {
+    pub note: InitNote,
+    pub media: Bytes,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Rendition {
+    pub label: PublicName,
+    pub kind: RenditionKind,
+    pub segments: VecDeque<Segment>,
+    pub inits: BTreeMap<InitHash, Init>,
+    pub standing: Standing,
+}
+
+/// Is it part of its stream?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Here,
+    Left,
+}
+
+/// What a part was worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    New,
+    /// Known, or older than what is known.
+    Known,
+}
+
+impl Segment {
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.parts.last().is_some_and(|part| part.note.ends == Ends::Segment)
+    }
+
+    #[must_use]
+    pub fn duration_ms(&self) -> u64 {
+        self.parts.iter().map(|part| u64::from(part.note.duration_ms)).sum()
+    }
+
+    #[must_use]
+    pub fn media_bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.media_bytes).sum()
+    }
+
+    fn frames(&self) -> u64 {
+        self.parts.iter().map(|part| u64::from(part.note.frames)).sum()
+    }
+}
+
+impl Rendition {
+    #[must_use]
+    pub fn new(label: PublicName, kind: RenditionKind) -> Self {
+        Self {
+            label,
+            kind,
+            segments: VecDeque::new(),
+            inits: BTreeMap::new(),
+            standing: Standing::Here,
+        }
+    }
+
+    /// The newest part.
+    #[must_use]
+    pub fn edge(&self) -> Option<PartNumber> {
+        let segment = self.segments.back()?;
+        let part = u32::try_from(segment.parts.len()).ok()?.checked_sub(1)?;
+        Some(PartNumber { segment: segment.number, part })
+    }
+
+    /// The number that the next part will have.
+    #[must_use]
+    pub fn next(&self) -> Option<PartNumber> {
+        let segment = self.segments.back()?;
+        if segment.is_whole() {
+            return Some(PartNumber { segment: segment.number + 1, part: 0 });
+        }
+        let part = u32::try_from(segment.parts.len()).ok()?;
+        Some(PartNumber { segment: segment.number, part })
+    }
+
+    pub fn add(&mut self, number: PartNumber, part: Part) -> Added {
+        match self.next() {
+            Some(next) if number < next => return Added::Known,
+            Some(next) if number == next => {}
+            // The last part did not know that it was its segment's last.
+            Some(next) if number == (PartNumber { segment: next.segment + 1, part: 0 }) => {
+                self.end_segment();
+            }
+            // A hole: nothing continues from before it.
+            Some(_) if number.part == 0 => self.segments.clear(),
+            None if number.part == 0 => {}
+            // The rest of a segment whose beginning is gone.
+            Some(_) | None => return Added::Known,
+        }
+        match self.segments.back_mut() {
+            Some(segment) if segment.number == number.segment => segment.parts.push(part),
+            Some(_) | None => {
+                let (number, parts) = (number.segment, vec![part]);
+                self.segments.push_back(Segment { number, parts });
+            }
+        }
+        Added::New
+    }
+
+    fn end_segment(&mut self) {
+        if let Some(last) = self.segments.back_mut().and_then(|segment| segment.parts.last_mut()) {
+            last.note.ends = Ends::Segment;
+        }
+    }
+
+    /// Forgets what is farther behind the edge than this, and the bodies of what is not near it.
+    pub fn age(&mut self, window_ms: u64, near_ms: u64) {
+        let mut behind_ms = 0;
+        let mut keep = 0;
+        for segment in self.segments.iter_mut().rev() {
+            if behind_ms > window_ms {
+                break;
+            }
+            if behind_ms > near_ms {
+                segment.parts.iter_mut().for_each(|part| part.media = None);
+            }
+            behind_ms += segment.duration_ms();
+            keep += 1;
+        }
+        while self.segments.len() > keep {
+            self.segments.pop_front();
+        }
+    }
+
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.segments.iter().flat_map(|segment| &segment.parts)
+    }
+
+    #[must_use]
+    pub fn segment(&self, number: u64) -> Option<&Segment> {
+        let first = self.segments.front()?.number;
+        self.segments.get(usize::try_from(number.checked_sub(first)?).ok()?)
+    }
+
+    #[must_use]
+    pub fn part(&self, number: PartNumber) -> Option<&Part> {
+        self.segment(number.segment)?.parts.get(usize::try_from(number.part).ok()?)
+    }
+
+    /// Of the newest part.
+    #[must_use]
+    pub fn init(&self) -> Option<&Init> {
+        self.inits.get(&self.parts().last()?.note.init)
+    }
+
+    /// Can it be told of in a multivariant playlist? Pass-through must have shown that its
+    /// keyframes are close enough.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let begun = match self.kind {
+            RenditionKind::Encoded => !self.segments.is_empty(),
+            RenditionKind::Source => self.segments.iter().any(Segment::is_whole),
+        };
+        begun && self.init().is_some()
+    }
+
+    /// Highest bit rate of a segment, and of all.
+    #[must_use]
+    pub fn bandwidth_bps(&self) -> (u64, u64) {
+        let rate = |bytes: u64, ms: u64| bytes * 8 * 1000 / ms.max(1);
+        let whole: Vec<&Segment> = self.segments.iter().filter(|s| s.is_whole()).collect();
+        // Before the first is whole, what there is must do.
+        let of: Vec<&Segment> =
+            if whole.is_empty() { self.segments.iter().collect() } else { whole };
+        let peak = of.iter().map(|s| rate(s.media_bytes(), s.duration_ms())).max().unwrap_or(0);
+        let bytes = of.iter().map(|s| s.media_bytes()).sum();
+        let ms = of.iter().map(|s| s.duration_ms()).sum();
+        (peak, rate(bytes, ms))
+    }
+
+    /// Thousandths of a frame per second.
+    #[must_use]
+    pub fn frame_rate_mhz(&self) -> u64 {
+        let frames: u64 = self.segments.iter().map(Segment::frames).sum();
+        let ms: u64 = self.segments.iter().map(Segment::duration_ms).sum();
+        frames * 1_000_000 / ms.max(1)
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::output::cursor::Place;
+    use crate::output::hls::place::Independent;
+    use crate::output::record::SeriesId;
+    use crate::package::fmp4::FragmentClock;
+
+    pub fn part(start_ms: i64, duration_ms: u32, ends: Ends) -> Part {
+        let note = PartNote {
+            series: SeriesId([1; 16]),
+            init: InitHash(1),
+            discontinuities: 0,
+            start_ms,
+            duration_ms,
+            start_unix_ms: 1_790_000_000_000 + start_ms.unsigned_abs(),
+            frames: duration_ms / 33,
+            independent: Independent::No,
+            ends,
+            segment_start_ms: 0,
+            source_keyframe_ms: None,
+            clock: FragmentClock::new(0),
+            place: Place::default(),
+        };
+        Part { note, media_bytes: 1000, media: Some(Bytes::from_static(b"media")) }
+    }
+
+    /// Segments of two seconds in ten parts, from a number on.
+    pub fn filled(label: &str, first: u64, segments: u64, open_parts: u32) -> Rendition {
+        let label = PublicName::parse(label).unwrap();
+        let mut rendition = Rendition::new(label, RenditionKind::Encoded);
+        let note = InitNote { codecs: "avc1.64001f,mp4a.40.2".into(), width: 1280, height: 720 };
+        let init = Init { note, media: Bytes::from_static(b"init") };
+        rendition.inits.insert(InitHash(1), init);
+        let mut start_ms = 0;
+        for segment in first..=first + segments {
+            let parts = if segment == first + segments { open_parts } else { 10 };
+            for number in 0..parts {
+                let ends = if number == 9 { Ends::Segment } else { Ends::Part };
+                let mut part = part(start_ms, 200, ends);
+                if number == 0 {
+                    part.note.independent = Independent::Yes;
+                }
+                let number = PartNumber { segment, part: number };
+                assert_eq!(rendition.add(number, part), Added::New);
+                start_ms += 200;
+            }
+        }
+        rendition
+    }
+
+    /// Parts that are known, or whose beginning is gone, change nothing; a hole begins anew.
+    #[test]
+    fn parts_are_taken_in_order_and_a_hole_begins_anew() {
+        let mut rendition = filled("720p", 7, 2, 3);
+        assert_eq!(rendition.edge(), Some(PartNumber { segment: 9, part: 2 }));
+        let again = PartNumber { segment: 9, part: 2 };
+        assert_eq!(rendition.add(again, part(0, 200, Ends::Part)), Added::Known);
+        let torn = PartNumber { segment: 12, part: 4 };
+        assert_eq!(rendition.add(torn, part(0, 200, Ends::Part)), Added::Known);
+        let anew = PartNumber { segment: 12, part: 0 };
+        assert_eq!(rendition.add(anew, part(0, 200, Ends::Segment)), Added::New);
+        assert_eq!(rendition.segments.len(), 1);
+        assert_eq!(rendition.next(), Some(PartNumber { segment: 13, part: 0 }));
+    }
+
+    /// Before a gap, and where a segment had to end, its last part is not marked.
+    #[test]
+    fn a_next_segment_ends_the_one_before() {
+        let mut rendition = filled("720p", 7, 1, 3);
+        let next = PartNumber { segment: 9, part: 0 };
+        assert_eq!(rendition.add(next, part(0, 200, Ends::Part)), Added::New);
+        assert_eq!(rendition.segments.len(), 3);
+        assert!(rendition.segment(8).is_some_and(Segment::is_whole));
+        assert_eq!(rendition.next(), Some(PartNumber { segment: 9, part: 1 }));
+    }
+
+    /// What is near the edge keeps its bodies, what is in the window its notes.
+    #[test]
+    fn the_past_is_forgotten_in_two_steps() {
+        let mut rendition = filled("720p", 1, 30, 5);
+        rendition.age(20_000, 4_000);
+        let kept: u64 = rendition.segments.iter().map(Segment::duration_ms).sum();
+        assert!((20_000..=24_000).contains(&kept), "{kept}");
+        let with_bodies = rendition.parts().filter(|part| part.media.is_some()).count();
+        assert!((20..=35).contains(&with_bodies), "{with_bodies}");
+        assert_eq!(rendition.inits.len(), 1);
+        assert!(rendition.segment(5).is_none() && rendition.segment(30).is_some());
+    }
+
+    #[test]
+    fn rates_are_measured() {
+        let rendition = filled("720p", 1, 3, 1);
+        assert_eq!(rendition.bandwidth_bps(), (40_000, 40_000));
+        assert_eq!(rendition.frame_rate_mhz(), 30_000);
+    }
+}

@@ -1,0 +1,103 @@
+//! The process around delivery: told what to serve, it serves until it is drained or alone.
+
+use super::{LEAVING_MAX, Serving, start};
+use crate::control::{Line, LineError};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use tasuki_shared::channel::ChannelError;
+use tasuki_shared::exit::Exit;
+use tasuki_shared::inherit::Inherited;
+use tasuki_shared::limits::{BEAT_INTERVAL_MIN, HEARTBEAT_INTERVAL};
+use tasuki_shared::message::{DeliveryPlan, FromWorker, ToWorker};
+use tokio::task::LocalSet;
+
+/// How often a process that leaves looks whether the last connection is gone.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Serves until the supervisor drains this process or goes away.
+#[must_use]
+pub fn run(inherited: Inherited) -> Exit {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no runtime");
+            return Exit::Failure;
+        }
+    };
+    match LocalSet::new().block_on(&runtime, serve(inherited)) {
+        Ok(exit) => exit,
+        Err(error @ LineError::Channel(ChannelError::Closed)) => {
+            tracing::warn!(%error, "delivery leaves");
+            Exit::Orphaned
+        }
+        Err(error) => {
+            tracing::error!(%error, "delivery leaves");
+            Exit::Protocol
+        }
+    }
+}
+
+async fn serve(inherited: Inherited) -> Result<Exit, LineError> {
+    let mut line = Line::open(inherited)?;
+    let mut beats = tokio::time::interval(HEARTBEAT_INTERVAL);
+    let mut serving: Option<Serving> = None;
+    loop {
+        tokio::select! {
+            received = line.recv() => {
+                let (message, fds) = received?;
+                match message {
+                    ToWorker::Serve(plan) => match begin(&plan, fds) {
+                        Ok(begun) => {
+                            serving = Some(begun);
+                            line.send(FromWorker::Ready, Vec::new())?;
+                        }
+                        Err(exit) => return Ok(exit),
+                    },
+                    ToWorker::Drain => break,
+                    ToWorker::Beat { every_ms } => {
+                        let every = Duration::from_millis(u64::from(every_ms));
+                        beats = tokio::time::interval(every.max(BEAT_INTERVAL_MIN));
+                    }
+                    ToWorker::Hello { .. } => {}
+                    // For others; a supervisor that sends one here is not ours.
+                    ToWorker::Adopt(_)
+                    | ToWorker::Verdict { .. }
+                    | ToWorker::Dialed { .. }
+                    | ToWorker::End { .. }
+                    | ToWorker::Prepare(_)
+                    | ToWorker::Unprepare { .. }
+                    | ToWorker::TakeOver { .. }
+                    | ToWorker::Release { .. }
+                    | ToWorker::Keep { .. }
+                    | ToWorker::Purge
+                    | ToWorker::Chaos(_)
+                    | ToWorker::Connect { .. }
+                    | ToWorker::Evidence { .. } => {
+                        tracing::warn!("a message for a worker came to delivery");
+                    }
+                }
+            }
+            _ = beats.tick() => {
+                line.send(FromWorker::Progress { stalled: Vec::new() }, Vec::new())?;
+            }
+        }
+    }
+    if let Some(mut serving) = serving {
+        serving.stop_listening();
+        let until = tokio::time::Instant::now() + LEAVING_MAX;
+        while serving.connections() > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+    line.flushed().await?;
+    Ok(Exit::Done)
+}
+
+fn begin(plan: &DeliveryPlan, fds: Vec<OwnedFd>) -> Result<Serving, Exit> {
+    let listeners = fds.into_iter().map(TcpListener::from).collect();
+    start(plan, listeners).map_err(|error| {
+        tracing::error!(%error, "viewers cannot be served");
+        Exit::Failure
+    })
+}

@@ -1,0 +1,371 @@
+//! Requests: found in the catalogue, waited for where a client may ask ahead, answered.
+
+use super::address::{Address, NoAddress, Reload, Until, What};
+use super::answer::{self, Answer, Keep, Text};
+use super::catalogue::{Catalogue, Stream, StreamKey};
+use super::playlist::{self, Ending, Extent, Sibling};
+use super::rendition::{Rendition, Standing};
+use crate::output::hls::place::PartNumber;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+use tasuki_shared::id::PublicName;
+use tasuki_shared::limits::{DELIVERY_TEXTS_MAX, DELIVERY_WAITING_MAX};
+
+/// Segments beyond the newest one that a client may ask for (RFC 8216bis, 6.2.5.2).
+const SEGMENTS_AHEAD_MAX: u64 = 2;
+/// A wait is over after so many target durations (6.2.5.2).
+const WAIT_TARGETS: u64 = 3;
+/// Where a stream has not said its own yet.
+const WAIT_FOR_STREAM: Duration = Duration::from_secs(5);
+
+/// What all connections share.
+pub struct Server {
+    pub catalogue: RefCell<Catalogue>,
+    allow_origin: HeaderValue,
+    /// Rendered once for all who ask.
+    texts: RefCell<HashMap<TextKey, Rc<Text>>>,
+    waiting: Cell<usize>,
+}
+
+type TextKey = (StreamKey, Option<PublicName>, u64, Option<IsDelta>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum IsDelta {
+    No,
+    Yes,
+}
+
+/// How a look at the catalogue ended.
+enum Look<T> {
+    Found(T),
+    /// It may come: with the next change.
+    Later {
+        most: Duration,
+    },
+    Refused(StatusCode, &'static str),
+}
+
+/// Why nothing is found.
+type Refusal = (StatusCode, &'static str);
+
+const NO_STREAM: Refusal = (StatusCode::NOT_FOUND, "no stream of this name");
+const TOO_MANY: Refusal = (StatusCode::SERVICE_UNAVAILABLE, "too many requests wait here");
+const TOO_LATE: Refusal = (StatusCode::SERVICE_UNAVAILABLE, "it did not come in time");
+
+/// Counted while it waits.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Server {
+    #[must_use]
+    pub fn new(catalogue: Catalogue, allow_origin: &str) -> Self {
+        let any = HeaderValue::from_static("*");
+        Self {
+            catalogue: RefCell::new(catalogue),
+            allow_origin: HeaderValue::from_str(allow_origin).unwrap_or(any),
+            texts: RefCell::default(),
+            waiting: Cell::new(0),
+        }
+    }
+
+    /// Answers one request; its body is not looked at.
+    pub async fn answer<B>(&self, request: Request<B>) -> Answer {
+        let mut answer = match *request.method() {
+            Method::OPTIONS => answer::preflight(),
+            Method::GET | Method::HEAD => {
+                let uri = request.uri();
+                match Address::parse(uri.path(), uri.query()) {
+                    Ok(address) => self.find(address, request.headers()).await,
+                    Err(NoAddress::Unknown) => {
+                        answer::refusal(StatusCode::NOT_FOUND, &NoAddress::Unknown.to_string())
+                    }
+                    Err(
+                        error @ (NoAddress::BadSegment
+                        | NoAddress::BadPart
+                        | NoAddress::PartWithoutSegment
+                        | NoAddress::BadSkip),
+                    ) => answer::refusal(StatusCode::BAD_REQUEST, &error.to_string()),
+                }
+            }
+            _ => {
+                answer::refusal(StatusCode::METHOD_NOT_ALLOWED, "GET, HEAD and OPTIONS are served")
+            }
+        };
+        answer::allow(&mut answer, &self.allow_origin);
+        answer
+    }
+
+    async fn find(&self, address: Address, headers: &HeaderMap) -> Answer {
+        let Address { app, name, what } = address;
+        let key = (app, name);
+        match what {
+            What::Multivariant => {
+                let found = self.wait(&key, |stream| self.multivariant(&key, stream)).await;
+                found.map_or_else(refused, |text| answer::playlist(&text, headers, Keep::No))
+            }
+            What::Playlist { label, reload } => {
+                let look = |stream: &Stream| self.playlist(&key, stream, &label, reload);
+                // One that was waited for is that of its directives, whoever asks for it.
+                let keep = match (reload.until, self.target_seconds(&key)) {
+                    (Some(_), Some(seconds)) => Keep::Seconds(seconds),
+                    (Some(_) | None, Some(_) | None) => Keep::No,
+                };
+                let found = self.wait(&key, look).await;
+                found.map_or_else(refused, |text| answer::playlist(&text, headers, keep))
+            }
+            What::Init { label, hash } => {
+                let look = |stream: &Stream| match here(stream, &label) {
+                    Err(refusal) => refusal,
+                    Ok(rendition) => match rendition.inits.get(&hash) {
+                        Some(init) => Look::Found(init.media.clone()),
+                        None => Look::Refused(StatusCode::NOT_FOUND, "no such init segment"),
+                    },
+                };
+                self.media(&key, look, &hash.to_string(), headers).await
+            }
+            What::Part { label, number } => {
+                let look = |stream: &Stream| part(stream, &label, number);
+                let PartNumber { segment, part } = number;
+                self.media(&key, look, &format!("{segment}.{part}"), headers).await
+            }
+            What::Segment { label, number } => {
+                let look = |stream: &Stream| segment(stream, &label, number);
+                self.media(&key, look, &number.to_string(), headers).await
+            }
+        }
+    }
+
+    async fn media(
+        &self,
+        key: &StreamKey,
+        look: impl Fn(&Stream) -> Look<Bytes>,
+        name: &str,
+        headers: &HeaderMap,
+    ) -> Answer {
+        let seconds = self.window_seconds(key);
+        match self.wait(key, look).await {
+            Ok(body) => answer::media(&body, name, headers, Keep::Seconds(seconds)),
+            Err(refusal) => refused(refusal),
+        }
+    }
+
+    /// Looks until it is found, refused, or has been waited for long enough.
+    async fn wait<T>(
+        &self,
+        key: &StreamKey,
+        look: impl Fn(&Stream) -> Look<T>,
+    ) -> Result<T, Refusal> {
+        let mut changes = match self.catalogue.borrow().stream(key) {
+            Some(stream) => stream.subscribe(),
+            None => return Err(NO_STREAM),
+        };
+        let mut waits = None;
+        loop {
+            changes.mark_unchanged();
+            let looked = match self.catalogue.borrow().stream(key) {
+                Some(stream) => look(stream),
+                None => return Err(NO_STREAM),
+            };
+            let most = match looked {
+                Look::Found(found) => return Ok(found),
+                Look::Refused(status, reason) => return Err((status, reason)),
+                Look::Later { most } => most,
+            };
+            let (_counted, until) = match &mut waits {
+                Some(waits) => waits,
+                None => {
+                    if self.waiting.get() >= DELIVERY_WAITING_MAX {
+                        return Err(TOO_MANY);
+                    }
+                    self.waiting.set(self.waiting.get() + 1);
+                    let until = tokio::time::Instant::now() + most;
+                    waits.insert((Waiting(&self.waiting), until))
+                }
+            };
+            match tokio::time::timeout_at(*until, changes.changed()).await {
+                Ok(Ok(())) => {}
+                // Its directory is gone.
+                Ok(Err(_)) => return Err(NO_STREAM),
+                Err(_) => return Err(TOO_LATE),
+            }
+        }
+    }
+
+    fn multivariant(&self, key: &StreamKey, stream: &Stream) -> Look<Rc<Text>> {
+        let Some(offer) = stream.offer() else {
+            if stream.ending == Ending::Ended {
+                return Look::Refused(StatusCode::NOT_FOUND, "the stream ended before it began");
+            }
+            return Look::Later { most: wait_of(stream) };
+        };
+        let render = || playlist::multivariant(offer.into_iter());
+        Look::Found(self.text((key.clone(), None, stream.version(), None), render))
+    }
+
+    fn playlist(
+        &self,
+        key: &StreamKey,
+        stream: &Stream,
+        label: &PublicName,
+        reload: Reload,
+    ) -> Look<Rc<Text>> {
+        let rendition = match here(stream, label) {
+            Ok(rendition) => rendition,
+            Err(refusal) => return refusal,
+        };
+        let (Some(about), Some(edge)) = (&stream.about, rendition.edge()) else {
+            return Look::Later { most: wait_of(stream) };
+        };
+        if let Some(until) = reload.until
+            && stream.ending == Ending::Open
+        {
+            let (Until::Segment(segment) | Until::Part(PartNumber { segment, .. })) = until;
+            if segment > edge.segment + SEGMENTS_AHEAD_MAX {
+                return Look::Refused(
+                    StatusCode::BAD_REQUEST,
+                    "_HLS_msn is beyond the next segments",
+                );
+            }
+            if !has(rendition, until) {
+                return Look::Later { most: wait_of(stream) };
+            }
+        }
+        let siblings: Vec<Sibling> = stream
+            .renditions
+            .iter()
+            .filter(|it| it.label != *label && it.standing == Standing::Here)
+            .filter_map(|it| Some(Sibling { label: it.label.to_string(), edge: it.edge()? }))
+            .collect();
+        let delta = match reload.extent {
+            Extent::Full => IsDelta::No,
+            Extent::Delta => IsDelta::Yes,
+        };
+        let render = || playlist::media(rendition, about, &siblings, stream.ending, reload.extent);
+        let text = (key.clone(), Some(label.clone()), stream.version(), Some(delta));
+        Look::Found(self.text(text, render))
+    }
+
+    fn text(&self, key: TextKey, render: impl FnOnce() -> String) -> Rc<Text> {
+        let mut texts = self.texts.borrow_mut();
+        if let Some(text) = texts.get(&key) {
+            return Rc::clone(text);
+        }
+        if texts.len() >= DELIVERY_TEXTS_MAX {
+            // Old versions nearly all; those still wanted are made again.
+            texts.clear();
+        }
+        let text = Rc::new(Text::new(render()));
+        texts.insert(key, Rc::clone(&text));
+        text
+    }
+
+    fn target_seconds(&self, key: &StreamKey) -> Option<u64> {
+        let catalogue = self.catalogue.borrow();
+        Some(catalogue.stream(key)?.about.as_ref()?.target_ms.div_ceil(1000))
+    }
+
+    fn window_seconds(&self, key: &StreamKey) -> u64 {
+        let catalogue = self.catalogue.borrow();
+        let about = catalogue.stream(key).and_then(|stream| stream.about.as_ref());
+        about.map_or(1, |about| about.window_ms.div_ceil(1000))
+    }
+}
+
+fn refused((status, reason): Refusal) -> Answer {
+    answer::refusal(status, reason)
+}
+
+/// The rendition, if it is there for viewers.
+fn here<'a, T>(stream: &'a Stream, label: &PublicName) -> Result<&'a Rendition, Look<T>> {
+    match stream.rendition(label) {
+        Some(rendition) if rendition.standing == Standing::Here => Ok(rendition),
+        Some(_) => Err(Look::Refused(StatusCode::NOT_FOUND, "this rendition has left the stream")),
+        // Its stream has not said yet which ones it has.
+        None if stream.about.is_none() => Err(Look::Later { most: WAIT_FOR_STREAM }),
+        None => Err(Look::Refused(StatusCode::NOT_FOUND, "no such rendition")),
+    }
+}
+
+fn part(stream: &Stream, label: &PublicName, number: PartNumber) -> Look<Bytes> {
+    let rendition = match here(stream, label) {
+        Ok(rendition) => rendition,
+        Err(refusal) => return refusal,
+    };
+    if let Some(media) = stream.media_of(rendition, number) {
+        return Look::Found(media);
+    }
+    if rendition.next() == Some(number) && stream.ending == Ending::Open {
+        return Look::Later { most: wait_of(stream) };
+    }
+    Look::Refused(StatusCode::NOT_FOUND, "no such part")
+}
+
+/// All parts of a whole segment, one behind the other.
+fn segment(stream: &Stream, label: &PublicName, number: u64) -> Look<Bytes> {
+    let rendition = match here(stream, label) {
+        Ok(rendition) => rendition,
+        Err(refusal) => return refusal,
+    };
+    let missing = || Look::Refused(StatusCode::NOT_FOUND, "no such segment");
+    let Some(found) = rendition.segment(number).filter(|segment| segment.is_whole()) else {
+        return missing();
+    };
+    let mut body = BytesMut::with_capacity(usize::try_from(found.media_bytes()).unwrap_or(0));
+    for (part, _) in (0..).zip(&found.parts) {
+        match stream.media_of(rendition, PartNumber { segment: number, part }) {
+            Some(media) => body.extend_from_slice(&media),
+            // It was removed while this was read.
+            None => return missing(),
+        }
+    }
+    Look::Found(body.freeze())
+}
+
+/// Has the playlist what a client waits for? A part beyond a segment's last is the next one's first.
+fn has(rendition: &Rendition, until: Until) -> bool {
+    let Some(edge) = rendition.edge() else { return false };
+    match until {
+        Until::Segment(segment) => rendition.next().is_some_and(|next| next.segment > segment),
+        Until::Part(number) => {
+            let first_of_next = PartNumber { segment: number.segment + 1, part: 0 };
+            let is_beyond = rendition.segment(number.segment).is_some_and(|segment| {
+                segment.is_whole()
+                    && usize::try_from(number.part).unwrap_or(0) >= segment.parts.len()
+            });
+            edge >= if is_beyond { first_of_next } else { number }
+        }
+    }
+}
+
+fn wait_of(stream: &Stream) -> Duration {
+    let about = stream.about.as_ref();
+    about.map_or(WAIT_FOR_STREAM, |about| Duration::from_millis(WAIT_TARGETS * about.target_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rendition::tests::filled;
+    use super::*;
+
+    /// A client that asks for a part behind a segment's last one waits for the next segment.
+    #[test]
+    fn what_a_playlist_must_have_is_found_across_segments() {
+        let whole = filled("720p", 7, 1, 0);
+        let until = |segment, part| Until::Part(PartNumber { segment, part });
+        assert!(has(&whole, until(7, 0)) && has(&whole, until(7, 9)));
+        assert!(!has(&whole, until(7, 10)) && !has(&whole, until(8, 0)));
+        assert!(has(&whole, Until::Segment(7)) && !has(&whole, Until::Segment(8)));
+        let open = filled("720p", 7, 1, 2);
+        assert!(has(&open, until(7, 10)) && has(&open, until(8, 1)) && !has(&open, until(8, 2)));
+        assert!(has(&open, Until::Segment(7)) && !has(&open, Until::Segment(8)));
+    }
+}
