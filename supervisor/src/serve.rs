@@ -13,8 +13,9 @@ use tasuki_shared::plan::Plan;
 /// Serves until told to stop. `path` is where the configuration came from, if from a file.
 pub fn serve(config: Config, path: Option<PathBuf>) -> anyhow::Result<Exit> {
     let settings = settings(&config, path.as_deref());
+    let running = config.clone();
     let reload = Box::new(move || {
-        let config = match &path {
+        let mut config = match &path {
             None => Config::embedded(),
             Some(path) => Config::load(path).map_err(|error| error.to_string())?,
         };
@@ -22,6 +23,7 @@ pub fn serve(config: Config, path: Option<PathBuf>) -> anyhow::Result<Exit> {
             tracing::warn!("{warning}");
         }
         let settings = self::settings(&config, path.as_deref());
+        config.keep_viewers_of(&running);
         Ok(Reloaded { settings, rules: Box::new(StaticRules(config)) })
     });
     event_loop::run(settings, StaticRules(config), reload)
@@ -37,7 +39,7 @@ impl Rules for StaticRules {
 }
 
 fn settings(config: &Config, path: Option<&Path>) -> Settings {
-    let Config { rtmp, status: _, workers, memory, chaos, log: _, delivery, keys: _, apps } =
+    let Config { rtmp, status: _, workers, memory, chaos, log: _, delivery: _, keys: _, apps } =
         config;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Settings {
@@ -66,18 +68,18 @@ fn settings(config: &Config, path: Option<&Path>) -> Settings {
         hang_deadline: workers.hang_deadline,
         memory: memory.clone(),
         chaos: *chaos,
-        delivery: apps.values().any(|app| app.hls.is_some()).then(|| viewers(delivery)),
+        delivery: apps.values().any(|app| app.hls.is_some()).then(|| viewers(config)),
     }
 }
 
-fn viewers(delivery: &config::Delivery) -> Delivery {
+fn viewers(config: &Config) -> Delivery {
     let config::Delivery { listen, tls, allow_origin, connections_max, hls_directory: _ } =
-        delivery;
+        &config.delivery;
     Delivery {
         listen: listen.clone(),
         missing_family: missing_family(*listen == config::default_delivery_listen()),
         plan: DeliveryPlan {
-            hls_root: delivery.hls_root(),
+            hls_root: config.hls_root(),
             tls: tls.as_ref().map(|tls| (tls.certificate.clone(), tls.key.clone())),
             allow_origin: allow_origin.clone(),
             connections_max: *connections_max,

@@ -23,7 +23,7 @@ impl Config {
         let settings = self.apps.get(app).ok_or(RefuseReason::UnknownApp)?;
         Ok(Plan {
             pushes: pushes(app, settings, &name),
-            hls: settings.hls.as_ref().map(|hls| hls.plan(&self.delivery, app, &name)),
+            hls: settings.hls.as_ref().map(|hls| hls.plan(&self.hls_root(), app, &name)),
             app: app.to_owned(),
             name,
             limits: settings.limits,

@@ -1,9 +1,9 @@
 //! `[delivery]`, what viewers connect to, and `[apps.NAME.hls]`, what is packaged for them.
 
+use super::Config;
 use super::check::{absolute_path, check_listen, number, secs, time};
 use super::error::Fault;
 use super::raw::{RawDelivery, RawHls};
-use super::socket::default_socket_here;
 use crate::id::{PublicName, RungId};
 use crate::limits::{
     DELIVERY_CONNECTIONS_DEFAULT, HLS_PART_TARGET_MS, HLS_TARGET_DEFAULT, HLS_TARGET_MAX,
@@ -11,7 +11,7 @@ use crate::limits::{
 };
 use crate::plan::HlsPlan;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
 
@@ -56,15 +56,14 @@ pub fn default_delivery_listen() -> Vec<SocketAddr> {
     ]
 }
 
-impl Delivery {
+impl Config {
     /// Where streams have their directories. Memory, not a disk, unless the file says so.
     #[must_use]
     pub fn hls_root(&self) -> PathBuf {
-        if let Some(directory) = &self.hls_directory {
+        if let Some(directory) = &self.delivery.hls_directory {
             return directory.clone();
         }
-        let socket = default_socket_here();
-        match socket.parent() {
+        match self.status_socket().parent() {
             // A system without any runtime directory: /tmp may be a disk, this is not.
             Some(parent) if parent.starts_with("/tmp") => {
                 let uid = nix::unistd::getuid();
@@ -87,10 +86,10 @@ impl Hls {
     }
 
     /// For one stream. Application names are as harmless in a path as public names are.
-    pub(super) fn plan(&self, delivery: &Delivery, app: &str, name: &PublicName) -> HlsPlan {
+    pub(super) fn plan(&self, root: &Path, app: &str, name: &PublicName) -> HlsPlan {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         HlsPlan {
-            directory: delivery.hls_root().join(app).join(name.as_str()),
+            directory: root.join(app).join(name.as_str()),
             rungs: self.rungs.clone(),
             target_ms: millis(self.target),
             part_target_ms: HLS_PART_TARGET_MS,

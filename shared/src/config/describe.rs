@@ -97,7 +97,7 @@ impl Config {
         let scheme = if self.delivery.tls.is_some() { "https" } else { "http" };
         let listen = self.delivery.listen.iter().map(|address| format!("{scheme}://{address}"));
         let listen = listen.collect::<Vec<_>>().join(", ");
-        format!("{listen}; parts in {}", self.delivery.hls_root().display())
+        format!("{listen}; parts in {}", self.hls_root().display())
     }
 }
 

@@ -267,6 +267,15 @@ impl Config {
 }
 
 impl Config {
+    /// Viewers go on being served from where they are: what a running server cannot change stays as it
+    /// is in `running`.
+    pub fn keep_viewers_of(&mut self, running: &Self) {
+        self.delivery.hls_directory = Some(running.hls_root());
+        if running.apps.values().all(|app| app.hls.is_none()) {
+            self.apps.values_mut().for_each(|app| app.hls = None);
+        }
+    }
+
     /// Applications that push to the same place.
     fn collisions(&self) -> Vec<String> {
         let pushes = self.apps.iter().flat_map(|(app, a)| a.pushes.iter().map(move |p| (app, p)));

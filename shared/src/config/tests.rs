@@ -419,3 +419,17 @@ fn delivery_and_hls_are_checked() {
         assert!(said.contains(expected), "{said}");
     }
 }
+
+/// What a reload changes of delivery waits for a restart, and streams go on to where it looks.
+#[test]
+fn a_reload_keeps_the_viewers_where_they_are() {
+    let running = parse("[delivery]\nhls_directory = \"/run/x\"\n[apps.live.hls]").unwrap();
+    let changed = "[delivery]\nhls_directory = \"/run/y\"\n[apps.live.hls]\n[apps.more.hls]";
+    let mut new = parse(changed).unwrap();
+    new.keep_viewers_of(&running);
+    assert_eq!(new.hls_root(), Path::new("/run/x"));
+    assert!(new.apps["more"].hls.is_some());
+    let mut new = parse(changed).unwrap();
+    new.keep_viewers_of(&parse("[apps.live]").unwrap());
+    assert!(new.apps.values().all(|app| app.hls.is_none()));
+}

@@ -50,6 +50,8 @@ pub struct Catalogue {
     watches: HashMap<WatchDescriptor, Watched>,
     streams: BTreeMap<StreamKey, Stream>,
     media_bytes: u64,
+    /// Of all streams: a name that comes again begins with a version that nothing was made of.
+    version: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -110,6 +112,7 @@ impl Catalogue {
             watches: HashMap::new(),
             streams: BTreeMap::new(),
             media_bytes: 0,
+            version: 0,
         };
         catalogue.watch(root, Watched::Root)?;
         catalogue.read_all();
@@ -143,7 +146,10 @@ impl Catalogue {
         let Some(watched) = self.watches.get(&event.wd).cloned() else { return };
         if event.mask.contains(AddWatchFlags::IN_IGNORED) {
             self.watches.remove(&event.wd);
-            if let Watched::Stream(key) = watched {
+            // One that is watched again already is another directory of the same name.
+            if let Watched::Stream(key) = watched
+                && !self.watches.values().any(|it| matches!(it, Watched::Stream(it) if *it == key))
+            {
                 self.forget(&key);
             }
             return;
@@ -194,7 +200,7 @@ impl Catalogue {
             about: None,
             renditions: Vec::new(),
             ending: Ending::Open,
-            changes: watch::channel(0).0,
+            changes: watch::channel(self.version).0,
         });
         let mut found: Vec<FileName> =
             names(&directory).iter().filter_map(|name| FileName::parse(name)).collect();
@@ -250,13 +256,15 @@ impl Catalogue {
             FileName::Left { label } => stream.left(&label),
             FileName::Ended => {
                 stream.ending = Ending::Ended;
+                stream.renditions.iter_mut().for_each(Rendition::forget_bodies);
                 true
             }
         };
         let after = kept_bytes(&stream.renditions);
         self.media_bytes = (self.media_bytes + after).saturating_sub(before);
         if changed {
-            stream.changes.send_modify(|version| *version += 1);
+            self.version += 1;
+            stream.changes.send_replace(self.version);
         }
     }
 
@@ -276,10 +284,15 @@ impl Catalogue {
                 }
                 return;
             }
-            // They are forgotten by their age.
-            FileName::Part { .. } | FileName::Stream => return,
+            FileName::Part { label, number } => {
+                if let Some(rendition) = stream.rendition_mut(label) {
+                    rendition.removed(*number);
+                }
+            }
+            FileName::Stream => return,
         }
-        stream.changes.send_modify(|version| *version += 1);
+        self.version += 1;
+        stream.changes.send_replace(self.version);
     }
 }
 
@@ -337,12 +350,15 @@ impl Stream {
             return false;
         }
         rendition.age(window_ms, near_ms);
+        // Whatever was said of an end, or lost of its being taken back.
+        self.ending = Ending::Open;
         true
     }
 
     fn left(&mut self, label: &PublicName) -> bool {
         let Some(rendition) = self.rendition_mut(label) else { return false };
         rendition.standing = Standing::Left;
+        rendition.forget_bodies();
         true
     }
 }

@@ -194,9 +194,15 @@ fn admit(shared: &Rc<Shared>, socket: TcpStream) {
     // A viewer that takes nothing holds its connection no longer than this.
     let stall_ms = u32::try_from(DELIVERY_STALL_MAX.as_millis()).unwrap_or(u32::MAX);
     let _as_good_without = setsockopt(&socket, sockopt::TcpUserTimeout, &stall_ms);
+    let _as_good_without = setsockopt(&socket, sockopt::KeepAlive, &true);
     let _as_good_without = socket.set_nodelay(true);
     let acceptor = shared.tls.as_ref().map(|tls| tls.borrow_mut().acceptor());
     spawn_local(async move {
+        // Which version of HTTP it is follows from the first bytes, which hyper waits for without end.
+        let first_byte = tokio::time::timeout(DELIVERY_HEADER_DEADLINE, socket.readable());
+        if !matches!(first_byte.await, Ok(Ok(()))) {
+            return;
+        }
         match acceptor {
             None => converse(connection, socket).await,
             Some(acceptor) => {

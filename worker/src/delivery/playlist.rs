@@ -93,7 +93,8 @@ pub fn media(
 ) -> String {
     let listed = listed(rendition, about.window_ms);
     let mut text = String::with_capacity(4096);
-    head(&mut text, about, &listed);
+    let with_parts_from = with_parts_from(&listed, parts_span_ms(about.target_ms));
+    head(&mut text, about, &listed, with_parts_from);
     let skipped = match extent {
         Extent::Full => 0,
         Extent::Delta => skippable(&listed, about.target_ms),
@@ -101,7 +102,6 @@ pub fn media(
     if skipped > 0 {
         put(&mut text, format_args!("#EXT-X-SKIP:SKIPPED-SEGMENTS={skipped}\n"));
     }
-    let with_parts_from = with_parts_from(&listed, parts_span_ms(about.target_ms));
     let mut before = skipped.checked_sub(1).and_then(|at| listed[at].parts.last());
     for (at, segment) in listed.iter().enumerate().skip(skipped) {
         let parts = if at >= with_parts_from { Parts::Listed } else { Parts::Old };
@@ -130,9 +130,9 @@ pub fn media(
     text
 }
 
-fn head(text: &mut String, about: &StreamFile, listed: &[&Segment]) {
+fn head(text: &mut String, about: &StreamFile, listed: &[&Segment], with_parts_from: usize) {
     let target_s = about.target_ms.div_ceil(1000);
-    let longest = listed.iter().flat_map(|segment| &segment.parts);
+    let longest = listed.iter().skip(with_parts_from).flat_map(|segment| &segment.parts);
     let longest_ms = longest.map(|part| u64::from(part.note.duration_ms)).max().unwrap_or(0);
     // Frames that come more rarely make longer parts; the truth is what counts.
     let part_ms = about.part_target_ms.max(longest_ms);

@@ -5,6 +5,7 @@
 
 use crate::output::hls::place::{Ends, InitHash, InitNote, PartNote, PartNumber, RenditionKind};
 use bytes::Bytes;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use tasuki_shared::id::PublicName;
 
@@ -22,6 +23,8 @@ pub struct Part {
 pub struct Segment {
     pub number: u64,
     pub parts: Vec<Part>,
+    /// All its parts in one piece, once somebody asked for it: the same for all.
+    pub whole: OnceCell<Bytes>,
 }
 
 /// An init segment.
@@ -126,7 +129,7 @@ impl Rendition {
             Some(segment) if segment.number == number.segment => segment.parts.push(part),
             Some(_) | None => {
                 let (number, parts) = (number.segment, vec![part]);
-                self.segments.push_back(Segment { number, parts });
+                self.segments.push_back(Segment { number, parts, whole: OnceCell::new() });
             }
         }
         Added::New
@@ -161,6 +164,18 @@ impl Rendition {
         self.segments.iter().flat_map(|segment| &segment.parts)
     }
 
+    pub fn forget_bodies(&mut self) {
+        let parts = self.segments.iter_mut().flat_map(|segment| &mut segment.parts);
+        parts.for_each(|part| part.media = None);
+    }
+
+    /// A part's file is gone: so are those in front of it.
+    pub fn removed(&mut self, number: PartNumber) {
+        while self.segments.front().is_some_and(|first| first.number <= number.segment) {
+            self.segments.pop_front();
+        }
+    }
+
     #[must_use]
     pub fn segment(&self, number: u64) -> Option<&Segment> {
         let first = self.segments.front()?.number;
@@ -178,15 +193,11 @@ impl Rendition {
         self.inits.get(&self.parts().last()?.note.init)
     }
 
-    /// Can it be told of in a multivariant playlist? Pass-through must have shown that its
-    /// keyframes are close enough.
+    /// Can it be told of in a multivariant playlist? Its first segment is whole then, so that its bit
+    /// rate is known, and of pass-through that its keyframes are close enough.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let begun = match self.kind {
-            RenditionKind::Encoded => !self.segments.is_empty(),
-            RenditionKind::Source => self.segments.iter().any(Segment::is_whole),
-        };
-        begun && self.init().is_some()
+        self.segments.iter().any(Segment::is_whole) && self.init().is_some()
     }
 
     /// Highest bit rate of a segment, and of all.

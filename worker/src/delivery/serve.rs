@@ -26,12 +26,12 @@ const WAIT_FOR_STREAM: Duration = Duration::from_secs(5);
 pub struct Server {
     pub catalogue: RefCell<Catalogue>,
     allow_origin: HeaderValue,
-    /// Rendered once for all who ask.
-    texts: RefCell<HashMap<TextKey, Rc<Text>>>,
+    /// Rendered once for all who ask, with the version that they are of.
+    texts: RefCell<HashMap<TextKey, (u64, Rc<Text>)>>,
     waiting: Cell<usize>,
 }
 
-type TextKey = (StreamKey, Option<PublicName>, u64, Option<IsDelta>);
+type TextKey = (StreamKey, Option<(PublicName, IsDelta)>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum IsDelta {
@@ -208,7 +208,7 @@ impl Server {
             return Look::Later { most: wait_of(stream) };
         };
         let render = || playlist::multivariant(offer.into_iter());
-        Look::Found(self.text((key.clone(), None, stream.version(), None), render))
+        Look::Found(self.text((key.clone(), None), stream.version(), render))
     }
 
     fn playlist(
@@ -250,21 +250,23 @@ impl Server {
             Extent::Delta => IsDelta::Yes,
         };
         let render = || playlist::media(rendition, about, &siblings, stream.ending, reload.extent);
-        let text = (key.clone(), Some(label.clone()), stream.version(), Some(delta));
-        Look::Found(self.text(text, render))
+        let text = (key.clone(), Some((label.clone(), delta)));
+        Look::Found(self.text(text, stream.version(), render))
     }
 
-    fn text(&self, key: TextKey, render: impl FnOnce() -> String) -> Rc<Text> {
+    fn text(&self, key: TextKey, version: u64, render: impl FnOnce() -> String) -> Rc<Text> {
         let mut texts = self.texts.borrow_mut();
-        if let Some(text) = texts.get(&key) {
+        if let Some((of, text)) = texts.get(&key)
+            && *of == version
+        {
             return Rc::clone(text);
         }
         if texts.len() >= DELIVERY_TEXTS_MAX {
-            // Old versions nearly all; those still wanted are made again.
+            // Many are of streams that are gone; those still wanted are made again.
             texts.clear();
         }
         let text = Rc::new(Text::new(render()));
-        texts.insert(key, Rc::clone(&text));
+        texts.insert(key, (version, Rc::clone(&text)));
         text
     }
 
@@ -319,6 +321,9 @@ fn segment(stream: &Stream, label: &PublicName, number: u64) -> Look<Bytes> {
     let Some(found) = rendition.segment(number).filter(|segment| segment.is_whole()) else {
         return missing();
     };
+    if let Some(whole) = found.whole.get() {
+        return Look::Found(whole.clone());
+    }
     let mut body = BytesMut::with_capacity(usize::try_from(found.media_bytes()).unwrap_or(0));
     for (part, _) in (0..).zip(&found.parts) {
         match stream.media_of(rendition, PartNumber { segment: number, part }) {
@@ -327,7 +332,7 @@ fn segment(stream: &Stream, label: &PublicName, number: u64) -> Look<Bytes> {
             None => return missing(),
         }
     }
-    Look::Found(body.freeze())
+    Look::Found(found.whole.get_or_init(|| body.freeze()).clone())
 }
 
 /// Has the playlist what a client waits for? A part beyond a segment's last is the next one's first.

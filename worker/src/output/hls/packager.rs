@@ -146,10 +146,9 @@ impl Epoch {
         u64::try_from(offset_ms.saturating_add(at_ms)).unwrap_or(0)
     }
 
-    /// Larger than any number of a directory that was there before.
-    fn first(&mut self, target_ms: i64, now_unix_ms: u64) -> PartNumber {
-        let target_ms = u64::try_from(target_ms).unwrap_or(1).max(1);
-        let segment = *self.first_segment.get_or_insert(now_unix_ms / target_ms);
+    /// Larger than any number of a directory that was there before: seconds, for segments are longer.
+    fn first(&mut self, now_unix_ms: u64) -> PartNumber {
+        let segment = *self.first_segment.get_or_insert(now_unix_ms / 1000);
         PartNumber { segment, part: 0 }
     }
 }
@@ -371,7 +370,7 @@ impl Packager {
             return;
         }
         let _set = epoch.unix_ms(packet.packet.dts_ms, now_unix_ms);
-        let first = epoch.first(self.rules.target_ms, now_unix_ms);
+        let first = epoch.first(now_unix_ms);
         self.next.get_or_insert(first);
         if begins == Begins::BehindABreak {
             self.discontinuities += 1;

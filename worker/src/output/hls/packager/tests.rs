@@ -282,7 +282,9 @@ fn check_sums(files: &Files) {
             assert_eq!((note.start_ms, note.segment_start_ms), (at_ms, start_ms), "{note:?}");
             at_ms += i64::from(note.duration_ms);
         }
-        assert!(at_ms - start_ms <= TARGET_MS, "a segment of {} ms", at_ms - start_ms);
+        // Rounded to the nearest second (RFC 8216, 4.3.3.1): a forced cut may come a moment late.
+        let length_ms = at_ms - start_ms;
+        assert!((length_ms + 500) / 1000 <= TARGET_MS / 1000, "a segment of {length_ms} ms");
         let (last, before) = notes.split_last().unwrap();
         // A part may be known as a segment's last only by the next packet but one.
         let is_forced =
@@ -468,7 +470,7 @@ fn a_new_stream_under_the_name_goes_on_with_the_numbers_and_says_so() {
     while feeder.step(&mut files) {}
     assert_eq!(files.parts[0].0, PartNumber { segment: last.segment + 1, part: 0 });
     assert_eq!(files.parts[0].1.discontinuities, 1);
-    assert_eq!(first.parts[0].0.segment, NOW_MS / 4_000, "numbers never go back");
+    assert_eq!(first.parts[0].0.segment, NOW_MS / 1000, "numbers never go back");
 }
 
 #[test]
