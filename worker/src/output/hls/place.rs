@@ -68,7 +68,7 @@ pub struct InitHash(pub u64);
 /// What all renditions of a stream have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamFile {
-    /// EXT-X-TARGETDURATION: no segment is longer.
+    /// EXT-X-TARGETDURATION: no segment is longer, rounded to a second.
     pub target_ms: u64,
     /// PART-TARGET: no part is longer while the source's frames are not.
     pub part_target_ms: u64,

@@ -108,7 +108,13 @@ impl Open {
         if dts_ms > self.newest_ms.saturating_add(HLS_GAP_MS) {
             return Cut::Gap;
         }
-        let is_over = elapsed_ms > target_ms;
+        // A rung's own keyframe may be as late as it was early for the last chance; rounded to a
+        // second, which is what counts (RFC 8216, 4.3.3.1), that is no longer.
+        let most_ms = match kind {
+            RenditionKind::Source => target_ms,
+            RenditionKind::Encoded => target_ms + HLS_IDR_SLACK_MS,
+        };
+        let is_over = elapsed_ms > most_ms;
         let is_full = match packet.packet.track {
             Track::Audio => in_part_ms >= part_target_ms - SOUND_STEP_MS,
             Track::Video => {
