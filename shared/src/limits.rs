@@ -175,7 +175,8 @@ pub const HLS_TARGET_MAX: Duration = Duration::from_secs(10);
 /// part is longer, and none but a segment's last is shorter than 85 % of it.
 pub const HLS_PART_TARGET_MS: u64 = 220;
 pub const HLS_WINDOW_DEFAULT: Duration = Duration::from_secs(60);
-pub const HLS_WINDOW_MAX: Duration = Duration::from_secs(24 * 3600);
+/// A new delivery process reads the notes of all of it before it is ready.
+pub const HLS_WINDOW_MAX: Duration = Duration::from_secs(3600);
 /// A playlist spans six target durations beyond which a client may skip, and some more.
 pub const HLS_WINDOW_TARGETS_MIN: u32 = 8;
 /// Pass-through is a rendition while its keyframes are at most this much closer than the target

@@ -413,7 +413,7 @@ fn delivery_and_hls_are_checked() {
         ("[apps.live.hls]\nrungs = [\"1p\"]", "no rung has this label"),
         ("[apps.live.hls]\ntarget_duration = \"3500ms\"", "in whole seconds"),
         ("[apps.live.hls]\ntarget_duration = \"2s\"", "3s to 10s"),
-        ("[apps.live.hls]\nwindow = \"20s\"", "it may be 32s to 1d"),
+        ("[apps.live.hls]\nwindow = \"20s\"", "it may be 32s to 1h"),
     ] {
         let said = refusal(text);
         assert!(said.contains(expected), "{said}");

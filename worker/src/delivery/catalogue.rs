@@ -6,7 +6,8 @@
 //!
 //! Each directory is watched first and read afterwards, so nothing that appears in between is missed;
 //! what is seen twice is known. When the kernel drops events, everything is read again. Nothing here
-//! is kept anywhere else: a new process reads it all from the directories.
+//! is kept anywhere else: a new process reads the notes of it all from the directories, and bodies when
+//! they are asked for.
 //!
 //! Names and contents that are not ours are passed over.
 
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use tasuki_shared::id::PublicName;
@@ -52,6 +53,14 @@ pub struct Catalogue {
     media_bytes: u64,
     /// Of all streams: a name that comes again begins with a version that nothing was made of.
     version: u64,
+}
+
+/// When a part's body is read: as soon as it is there, for everybody wants it then, or when somebody
+/// asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bodies {
+    Now,
+    Later,
 }
 
 #[derive(Clone, Debug)]
@@ -162,12 +171,21 @@ impl Catalogue {
             Watched::Root | Watched::Application(_) => {}
             Watched::Stream(key) => {
                 let Some(name) = FileName::parse(name) else { return };
-                if gone { self.removed(&key, &name) } else { self.appeared(&key, name) }
+                if gone {
+                    self.removed(&key, &name);
+                } else {
+                    self.appeared(&key, name, Bodies::Now);
+                }
             }
         }
     }
 
+    /// What is known of streams whose directories are gone is forgotten.
     fn read_all(&mut self) {
+        let gone = self.streams.iter().filter(|(_, stream)| !stream.directory.is_dir());
+        for key in gone.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.forget(&key);
+        }
         for name in names(&self.root) {
             self.read_application(&name);
         }
@@ -195,13 +213,16 @@ impl Catalogue {
         if self.watch(&directory, Watched::Stream(key.clone())).is_err() {
             return;
         }
-        self.streams.entry(key.clone()).or_insert_with(|| Stream {
+        let stream = self.streams.entry(key.clone()).or_insert_with(|| Stream {
             directory: directory.clone(),
             about: None,
             renditions: Vec::new(),
             ending: Ending::Open,
             changes: watch::channel(self.version).0,
         });
+        // Said again below where it still holds.
+        stream.ending = Ending::Open;
+        stream.renditions.iter_mut().for_each(|it| it.standing = Standing::Here);
         let mut found: Vec<FileName> =
             names(&directory).iter().filter_map(|name| FileName::parse(name)).collect();
         // What parts refer to first, then parts in their order, what is said of the whole last.
@@ -213,7 +234,7 @@ impl Catalogue {
             FileName::Ended => (4, PartNumber { segment: 0, part: 0 }),
         });
         for name in found {
-            self.appeared(&key, name);
+            self.appeared(&key, name, Bodies::Later);
         }
     }
 
@@ -244,15 +265,16 @@ impl Catalogue {
         }
     }
 
-    fn appeared(&mut self, key: &StreamKey, name: FileName) {
+    fn appeared(&mut self, key: &StreamKey, name: FileName, bodies: Bodies) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         let path = stream.directory.join(name.to_string());
         let before = kept_bytes(&stream.renditions);
-        let keeps_media = self.media_bytes < DELIVERY_MEDIA_BYTES_MAX;
+        let bodies =
+            if self.media_bytes < DELIVERY_MEDIA_BYTES_MAX { bodies } else { Bodies::Later };
         let changed = match name {
             FileName::Stream => stream.described(&path),
             FileName::Init { label, hash } => stream.add_init(&label, hash, &path),
-            FileName::Part { label, number } => stream.add_part(&label, number, &path, keeps_media),
+            FileName::Part { label, number } => stream.add_part(&label, number, &path, bodies),
             FileName::Left { label } => stream.left(&label),
             FileName::Ended => {
                 stream.ending = Ending::Ended;
@@ -336,17 +358,20 @@ impl Stream {
         label: &PublicName,
         number: PartNumber,
         path: &Path,
-        keeps_media: bool,
+        bodies: Bodies,
     ) -> bool {
         let Some(about) = &self.about else { return false };
         let (window_ms, near_ms) =
             (about.window_ms + 2 * about.target_ms, parts_span_ms(about.target_ms));
         let Some(rendition) = self.rendition_mut(label) else { return false };
-        let Ok(file) = read(path) else { return false };
-        let Some((note, media)) = PartNote::split(&file) else { return false };
-        let media_bytes = u64::try_from(media.len()).unwrap_or(u64::MAX);
-        let media = keeps_media.then(|| file.slice(file.len() - media.len()..));
-        if rendition.add(number, Part { note, media_bytes, media }) == Added::Known {
+        if rendition.next().is_some_and(|next| number < next) {
+            return false;
+        }
+        let Some(part) = read_part(path, bodies) else {
+            tracing::warn!(path = %path.display(), "this part cannot be read");
+            return false;
+        };
+        if rendition.add(number, part) == Added::Known {
             return false;
         }
         rendition.age(window_ms, near_ms);
@@ -372,6 +397,27 @@ fn kept_bytes(renditions: &[Rendition]) -> u64 {
 fn names(directory: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// A part with its note, and with its body if that is wanted now.
+fn read_part(path: &Path, bodies: Bodies) -> Option<Part> {
+    match bodies {
+        Bodies::Now => {
+            let file = read(path).ok()?;
+            let (note, media) = PartNote::split(&file)?;
+            let media_bytes = u64::try_from(media.len()).ok()?;
+            let media = Some(file.slice(file.len() - media.len()..));
+            Some(Part { note, media_bytes, media })
+        }
+        Bodies::Later => {
+            let about = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?;
+            let mut head = vec![0; PartNote::BOX_BYTES];
+            fs::File::open(path).ok()?.read_exact(&mut head).ok()?;
+            let (note, _) = PartNote::split(&head)?;
+            let media_bytes = about.len() - u64::try_from(head.len()).ok()?;
+            Some(Part { note, media_bytes, media: None })
+        }
+    }
 }
 
 /// A file that cannot be ours is not read.

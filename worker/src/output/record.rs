@@ -17,7 +17,6 @@ mod note;
 mod recorder;
 pub mod repair;
 mod resume;
-mod utc;
 
 use crate::media::packet::{IsIdr, VideoCodec};
 use crate::media::timeline::Track;

@@ -52,6 +52,11 @@ fn headline(status: &Status, paint: Paint) -> Vec<String> {
         status.config, status.streams_free, status.cpu_percent, status.sessions_total,
     );
     let mut lines = vec![bold(&human::printable(&first), paint), human::printable(&second)];
+    if !status.viewers.is_empty() {
+        let path = "/live/APP/NAME/index.m3u8";
+        let viewers = format!("viewers on {}, at {path}", status.viewers.join(", "));
+        lines.push(human::printable(&viewers));
+    }
     if status.frames_lost > 0 {
         let count = status.frames_lost;
         lines.push(format!("lost: {count} frames, for want of a keyframe to go on from"));

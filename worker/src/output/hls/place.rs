@@ -21,6 +21,7 @@
 use crate::output::cursor::Place;
 use crate::output::record::SeriesId;
 use crate::package::fmp4::FragmentClock;
+use crate::package::uuid::{self, PREFIX_BYTES};
 use crate::session::record::{BadSection, Put, Take};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -37,8 +38,6 @@ const PART_ID: [u8; 16] = *b"TasukiHlsPartNot";
 const INIT_ID: [u8; 16] = *b"TasukiHlsInitNot";
 /// Raised with every change; a note of another version is none.
 const VERSION: u8 = 1;
-/// Size, kind and id of a `uuid` box (ISO/IEC 14496-12, 4.2).
-const PREFIX_BYTES: usize = 4 + 4 + 16;
 /// Longest list of codecs.
 const CODECS_BYTES_MAX: usize = 256;
 
@@ -258,7 +257,7 @@ impl PartNote {
         body.put_u64(source_keyframe_ms.unwrap_or(0).cast_unsigned());
         body.put_bytes(&clock.to_bytes());
         place.encode(&mut body);
-        put_box(PART_ID, &body, into);
+        uuid::put(PART_ID, &body, into);
     }
 
     /// Takes a part's file apart: its note, and what a player gets.
@@ -310,7 +309,7 @@ impl InitNote {
         body.put_u32(*width);
         body.put_u32(*height);
         body.put_bytes(codecs.as_bytes());
-        put_box(INIT_ID, &body, into);
+        uuid::put(INIT_ID, &body, into);
     }
 
     /// Takes an init segment's file apart: its note, and what a player gets.
@@ -328,14 +327,6 @@ impl InitNote {
         let codecs = std::str::from_utf8(codecs).ok()?.to_owned();
         Some((Self { codecs, width, height }, media))
     }
-}
-
-fn put_box(id: [u8; 16], body: &[u8], into: &mut Vec<u8>) {
-    let length = u32::try_from(PREFIX_BYTES + body.len()).unwrap_or(u32::MAX);
-    into.put_bytes(&length.to_be_bytes());
-    into.put_bytes(b"uuid");
-    into.put_bytes(&id);
-    into.put_bytes(body);
 }
 
 /// The body of a box of ours behind its version, and what follows the box.

@@ -15,14 +15,13 @@ use super::SeriesId;
 use crate::media::packet::VideoCodec;
 use crate::output::cursor::Place;
 use crate::package::fmp4::FragmentClock;
+use crate::package::uuid::{self, PREFIX_BYTES};
 use crate::session::record::{BadSection, Put, Take};
 
 const HEAD_ID: [u8; 16] = *b"TasukiSeriesHead";
 const FRAGMENT_ID: [u8; 16] = *b"TasukiPlaceAfter";
 /// Raised with every change; a note of another version is none.
 const VERSION: u8 = 1;
-/// Size, kind and id.
-const PREFIX_BYTES: usize = 4 + 4 + 16;
 /// A longer one is none of ours.
 pub const NOTE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -60,7 +59,7 @@ impl HeadNote {
         body.put_u8(u8::from(audio.is_some()));
         put_long(audio.as_deref().unwrap_or_default(), &mut body);
         start.put(&mut body);
-        put_box(HEAD_ID, &body, into);
+        uuid::put(HEAD_ID, &body, into);
     }
 
     /// Reads the body of a `uuid` box.
@@ -96,7 +95,7 @@ impl FragmentNote {
         let mut body = Vec::with_capacity(Self::BOX_BYTES);
         body.put_u8(VERSION);
         self.put(&mut body);
-        put_box(FRAGMENT_ID, &body, into);
+        uuid::put(FRAGMENT_ID, &body, into);
     }
 
     /// Reads the body of a `uuid` box.
@@ -116,14 +115,6 @@ impl FragmentNote {
         let clock = FragmentClock::from_bytes(&take.array()?);
         Ok(Self { clock, place: Place::decode(take)? })
     }
-}
-
-fn put_box(id: [u8; 16], body: &[u8], into: &mut Vec<u8>) {
-    let length = u32::try_from(PREFIX_BYTES + body.len()).unwrap_or(u32::MAX);
-    into.put_bytes(&length.to_be_bytes());
-    into.put_bytes(b"uuid");
-    into.put_bytes(&id);
-    into.put_bytes(body);
 }
 
 fn put_long(bytes: &[u8], into: &mut Vec<u8>) {

@@ -4,7 +4,6 @@ use super::disk::{Disk, DiskFile};
 use super::note::{FragmentNote, HeadNote};
 use super::repair::{RepairError, repair};
 use super::resume::{NotResumed, Patience, Resumed, of_rendition, resume};
-use super::utc::utc;
 use super::{
     RecordConfig, RecordItem, RecordPacket, RecordReport, RecordState, StopReason, locked,
 };
@@ -17,6 +16,7 @@ use crate::output::retention::{self, Retention};
 use crate::package::fmp4::{
     AudioTiming, AudioTrack, Fragment, FragmentClock, Sample, Sync, VideoTrack, init_segment,
 };
+use crate::package::utc;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -394,7 +394,7 @@ impl<D: Disk> Recorder<D> {
     fn create(&self, now_unix_ms: u64) -> Result<(PathBuf, D::File), StopReason> {
         let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
         for second in 0..NAME_ATTEMPTS {
-            let time = utc((now_unix_ms / 1_000).saturating_add(second));
+            let time = utc::compact((now_unix_ms / 1_000).saturating_add(second));
             let path = self.config.directory.join(format!("{}{time}.mp4", self.prefix()));
             match self.disk.create(&path) {
                 Ok(file) => return Ok((path, file)),

@@ -5,7 +5,6 @@ pub(crate) mod fixture;
 
 use super::disk::{Disk, DiskFile, lock};
 use super::repair::{RepairError, repair};
-use super::utc::utc;
 use super::*;
 use fixture::{Directory, Source, complaints, pictures, silent};
 use std::fs::File;
@@ -404,13 +403,4 @@ fn retention_removes_old_recordings_when_a_file_begins_but_spares_locked_and_for
     let report = recorded(limits, &Source::first().items);
     assert_eq!(report.removed, 1);
     assert!(!old.exists() && written.exists() && foreign.exists() && report.path.exists());
-}
-
-#[test]
-fn times_in_names_are_utc() {
-    assert_eq!(utc(0), "19700101T000000Z");
-    assert_eq!(utc(951_782_399), "20000228T235959Z");
-    assert_eq!(utc(951_782_400), "20000229T000000Z");
-    assert_eq!(utc(1_709_251_199), "20240229T235959Z");
-    assert_eq!(utc(4_102_444_800), "21000101T000000Z");
 }

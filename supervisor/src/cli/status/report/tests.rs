@@ -1,8 +1,8 @@
 use super::*;
 use std::collections::BTreeMap;
-use tasuki_shared::status::MemoryStatus;
 use tasuki_shared::status::MoveStatus;
 use tasuki_shared::status::{DeathSession, DeathStatus};
+use tasuki_shared::status::{HlsStatus, MemoryStatus};
 
 fn status() -> Status {
     let worker = WorkerStatus {
@@ -88,6 +88,7 @@ fn status() -> Status {
             record("source", "recording", 9 << 20, ""),
             record("720p", "stopped", 4 << 20, "disk full"),
         ],
+        hls: vec![hls("source", "left", 0), hls("720p", "packaging", 2)],
         ..SessionStatus::default()
     };
     let waiting = SessionStatus {
@@ -115,6 +116,18 @@ fn status() -> Status {
         sessions_total: 12,
         frames_lost: 0,
         ignored_frames: 0,
+    }
+}
+
+fn hls(rung: &str, state: &str, discontinuities: u64) -> HlsStatus {
+    HlsStatus {
+        rung: rung.into(),
+        state: state.into(),
+        segment: 1_790_000_030,
+        part: 4,
+        parts: 303,
+        discontinuities,
+        ..HlsStatus::default()
     }
 }
 
