@@ -18,12 +18,13 @@ use crate::passage::BOUND;
 use crate::publisher::{self, Pace};
 use crate::raw_publisher::{self, Format, Message, RawPublisher};
 use crate::server::{self, Rung, Server, Setup};
+use crate::viewer;
 use crate::wait;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tasuki_shared::clock;
@@ -42,6 +43,8 @@ const SAMPLES_PER_SECOND: u64 = 48_000;
 const SAMPLES_PER_PACKET: u64 = 1024;
 /// A worker that hangs is noticed after so much; where none is made to hang, a machine that is
 /// busy with other things shall not look as if one did.
+/// The app of publishers that are not pushed.
+const QUIET: &str = "[[apps.quiet.rungs]]\nlabel = \"source\"\nsource = true";
 const HANG_DEADLINE: &str = "300ms";
 const NO_HANG_DEADLINE: &str = "5s";
 
@@ -111,6 +114,9 @@ pub const POINTS: &[(Point, Way)] = &[
     (Point::PushHeard, Way::Dialling),
     (Point::RecordWriting, Way::Streaming),
     (Point::RecordWrote, Way::Streaming),
+    (Point::HlsWriting, Way::Streaming),
+    (Point::HlsWritten, Way::Streaming),
+    (Point::HlsNamed, Way::Streaming),
     (Point::MediaPacket, Way::Streaming),
     (Point::FrameWithFds, Way::Adopting),
     (Point::AdoptMapped, Way::Adopting),
@@ -211,6 +217,7 @@ pub fn run(
 
 /// One server from its start to its streams' end.
 struct Watch<'a> {
+    directory: PathBuf,
     server: Server,
     board: &'a Board,
     names: Vec<String>,
@@ -220,6 +227,8 @@ struct Watch<'a> {
     /// What a publisher that begins meanwhile sends.
     guest: Vec<Tag>,
     guests: u32,
+    /// No thread that writes files was made to hang: they are whole.
+    files_whole: bool,
     /// Deaths that are counted already.
     told: BTreeSet<String>,
     tally: Tally,
@@ -256,7 +265,7 @@ fn stand(
             "standby = 2\nhang_deadline = \"{hang_deadline}\"\nrestart_intensity = 1000\n\
              restart_backoff_first = \"10ms\"\nrestart_backoff_max = \"100ms\""
         ),
-        tables: "[[apps.quiet.rungs]]\nlabel = \"source\"\nsource = true".to_owned(),
+        tables: format!("{}\n{QUIET}", viewer::tables(directory, "10m")),
         failpoints: Some(path),
         ..Setup::default()
     };
@@ -276,6 +285,7 @@ fn stand(
     let guest = tags.into_iter().filter(|tag| tag.dts_ms <= GUEST_SECONDS * 1000).collect();
     let tally = Tally { streams: *streams, ..Tally::default() };
     let mut watch = Watch {
+        directory: directory.to_owned(),
         server,
         board: &board,
         names,
@@ -284,6 +294,7 @@ fn stand(
         chance: Chance::new(),
         guest,
         guests: 0,
+        files_whole: true,
         told: BTreeSet::new(),
         tally,
     };
@@ -295,6 +306,7 @@ fn stand(
     while let Some(death) = take(queue, end) {
         watch.die(death).with_context(|| format!("{}\n{}", death.name(), watch.log()))?;
         dialled |= death.way == Way::Dialling;
+        watch.files_whole &= death.ends_a_process();
     }
     watch.see_out(&moving, &file, &origin, end)?;
     let accepts = origin.accepts()? - accepts_before;
@@ -474,6 +486,21 @@ impl Watch<'_> {
                 let stream = format!("{name}_{}", rung.label());
                 check_grid(&origin.recording(&stream)?).with_context(|| stream)?;
             }
+        }
+        if self.files_whole {
+            self.check_watched(moving)?;
+        }
+        Ok(())
+    }
+
+    /// What viewers get is as whole as what the origin got.
+    fn check_watched(&mut self, moving: &Moving) -> Result<()> {
+        let address = self.server.viewers()?;
+        let labels: Vec<&str> = moving.rungs.iter().map(Rung::label).collect();
+        for name in &self.names {
+            let stream = format!("live/{name}");
+            viewer::check_whole(&address, &stream, &labels, &moving.recipe, &self.directory)
+                .with_context(|| self.log())?;
         }
         Ok(())
     }

@@ -218,6 +218,11 @@ impl Server {
         &self.socket
     }
 
+    /// Where streams can be watched, as `host:port`.
+    pub fn viewers(&mut self) -> Result<String> {
+        self.status()?.viewers.first().cloned().context("an address for viewers")
+    }
+
     /// The whole node, now.
     pub fn status(&mut self) -> Result<Status> {
         self.process.must_run()?;

@@ -1,6 +1,10 @@
 //! A viewer's side: HTTP as plain as it gets, and renditions of a stream put together from what
 //! their playlists name.
 
+use crate::fixture::Recipe;
+use crate::frames;
+use crate::passage::BOUND;
+use crate::wait;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,12 +17,12 @@ const ANSWER_BOUND: Duration = Duration::from_secs(30);
 const BODY_BYTES_MAX: u64 = 64 << 20;
 
 /// The tables of a configuration that packages the streams of `live` below `run`, and serves them
-/// on loopback.
+/// on loopback; playlists list so much of them.
 #[must_use]
-pub fn tables(run: &Path) -> String {
+pub fn tables(run: &Path, window: &str) -> String {
     let directory = run.join("hls").display().to_string();
     format!(
-        "[apps.live.hls]\n[delivery]\nlisten = [\"127.0.0.1:0\"]\nhls_directory = {directory:?}\n"
+        "[apps.live.hls]\nwindow = {window:?}\n[delivery]\nlisten = [\"127.0.0.1:0\"]\nhls_directory = {directory:?}\n"
     )
 }
 
@@ -130,4 +134,35 @@ pub fn rendition(address: &str, stream: &str, label: &str, into: &Path) -> Resul
     let file = into.join(format!("{}_{label}.mp4", stream.replace('/', "_")));
     fs::write(&file, bytes)?;
     Ok(Rendition { file, playlist, segments })
+}
+
+/// Waits until the playlists of these renditions say that nothing follows, then watches everything:
+/// each picture is there once and in order, and nothing tells of what happened behind.
+pub fn check_whole(
+    address: &str,
+    stream: &str,
+    labels: &[&str],
+    recipe: &Recipe,
+    into: &Path,
+) -> Result<()> {
+    for label in labels {
+        wait::until(&format!("the end of {label} of {stream}"), BOUND, || {
+            let playlist = get(address, &format!("/live/{stream}/{label}/index.m3u8"))?;
+            Ok(playlist.text()?.contains("#EXT-X-ENDLIST").then_some(()))
+        })?;
+        let rendition = rendition(address, stream, label, into)?;
+        let text = &rendition.playlist;
+        let count = |tag: &str| text.lines().filter(|line| line.starts_with(tag)).count();
+        let breaks = text.lines().filter(|line| *line == "#EXT-X-DISCONTINUITY").count();
+        let name = || format!("{label} of {stream}");
+        ensure!(breaks == 0, "{}: a discontinuity:\n{text}", name());
+        ensure!(count("#EXT-X-MAP") == 1, "{}: another init segment:\n{text}", name());
+        ensure!(count("#EXT-X-GAP") == 0, "{}: a gap:\n{text}", name());
+        ensure!(rendition.segments >= 3, "{}: {} segments", name(), rendition.segments);
+        let decoded = frames::decode(&rendition.file)?;
+        ensure!(decoded.errors.is_empty(), "{}: {:?}", name(), decoded.errors);
+        frames::check_exactly_once_in_order(&decoded.numbers(), 0..=recipe.frames() - 1)
+            .with_context(name)?;
+    }
+    Ok(())
 }

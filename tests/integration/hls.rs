@@ -8,13 +8,11 @@ use std::path::Path;
 use tasuki_shared::message::Haste;
 use tasuki_shared::status::{Reply, Request};
 use tasuki_tests::fixture::Recipe;
-use tasuki_tests::frames;
 use tasuki_tests::passage::{BOUND, NAME};
 use tasuki_tests::place::in_run_directory;
 use tasuki_tests::publisher::{self, Pace};
 use tasuki_tests::server::{Rung, Server, Setup};
 use tasuki_tests::viewer::{self, get};
-use tasuki_tests::wait;
 
 const STREAM: &str = "live/cam";
 const LABELS: [&str; 2] = ["source", "72p"];
@@ -24,13 +22,9 @@ fn setup(run: &Path) -> Setup {
         workers: Some(2),
         rungs: Some(vec![Rung::Source, Rung::encoded(72, 150)]),
         audio: Some("aac"),
-        tables: viewer::tables(run),
+        tables: viewer::tables(run, "1m"),
         ..Setup::default()
     }
-}
-
-fn viewers(server: &mut Server) -> Result<String> {
-    server.status()?.viewers.first().cloned().context("an address for viewers")
 }
 
 /// So many frames of the stream are through.
@@ -41,35 +35,12 @@ fn frames_out(server: &mut Server, frames: u64) -> Result<String> {
     })
 }
 
-/// Waits until the playlists say that nothing follows, then watches everything: each picture is
-/// there once and in order, and nothing tells of what happened behind.
-fn check_renditions(run: &Path, address: &str, recipe: &Recipe) -> Result<()> {
-    for label in LABELS {
-        wait::until(&format!("the end of {label}"), BOUND, || {
-            let playlist = get(address, &format!("/live/{STREAM}/{label}/index.m3u8"))?;
-            Ok(playlist.text()?.contains("#EXT-X-ENDLIST").then_some(()))
-        })?;
-        let rendition = viewer::rendition(address, STREAM, label, run)?;
-        let text = &rendition.playlist;
-        let count = |tag: &str| text.lines().filter(|line| line.starts_with(tag)).count();
-        let breaks = text.lines().filter(|line| *line == "#EXT-X-DISCONTINUITY").count();
-        ensure!(breaks == 0, "{label}: a discontinuity:\n{text}");
-        ensure!(count("#EXT-X-MAP") == 1, "{label}: another init segment:\n{text}");
-        ensure!(rendition.segments >= 3, "{label}: {} segments", rendition.segments);
-        let decoded = frames::decode(&rendition.file)?;
-        ensure!(decoded.errors.is_empty(), "{label}: {:?}", decoded.errors);
-        frames::check_exactly_once_in_order(&decoded.numbers(), 0..=recipe.frames() - 1)
-            .with_context(|| label.to_owned())?;
-    }
-    Ok(())
-}
-
 #[test]
 fn moves_and_deaths_of_workers_show_in_no_playlist() {
     in_run_directory("hls", |run| {
         let recipe = Recipe::small(20);
         let mut server = Server::start(run.path(), &setup(run.path()))?;
-        let address = viewers(&mut server)?;
+        let address = server.viewers()?;
         let file = recipe.file()?;
         let mut publisher =
             publisher::ffmpeg(run.path(), "publisher", &file, &server.url(NAME), Pace::RealTime)?;
@@ -87,7 +58,7 @@ fn moves_and_deaths_of_workers_show_in_no_playlist() {
         kill(Pid::from_raw(worker.pid), Signal::SIGKILL)?;
         publisher.finish(BOUND).context("the publisher was disconnected")?;
         server.wait_no_sessions(BOUND)?;
-        check_renditions(run.path(), &address, &recipe)?;
+        viewer::check_whole(&address, STREAM, &LABELS, &recipe, run.path())?;
         server.stop()
     });
 }
@@ -98,7 +69,7 @@ fn a_death_of_delivery_costs_a_viewer_nothing_but_a_moment() {
     in_run_directory("hls-delivery", |run| {
         let recipe = Recipe::small(12);
         let mut server = Server::start(run.path(), &setup(run.path()))?;
-        let address = viewers(&mut server)?;
+        let address = server.viewers()?;
         let file = recipe.file()?;
         let mut publisher =
             publisher::ffmpeg(run.path(), "publisher", &file, &server.url(NAME), Pace::RealTime)?;
@@ -116,7 +87,7 @@ fn a_death_of_delivery_costs_a_viewer_nothing_but_a_moment() {
         }
         publisher.finish(BOUND).context("the publisher was disconnected")?;
         server.wait_no_sessions(BOUND)?;
-        check_renditions(run.path(), &address, &recipe)?;
+        viewer::check_whole(&address, STREAM, &LABELS, &recipe, run.path())?;
         server.stop()
     });
 }

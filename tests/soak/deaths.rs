@@ -40,7 +40,7 @@ const PHASES: &[Point] = &[
     Point::ReleaseStored,
 ];
 /// Servers beside each other.
-const LANES: u32 = 4;
+const LANES: u32 = 3;
 /// Of a small stream, and of a large one.
 const SECONDS: u32 = 180;
 const LARGE_SECONDS: u32 = 90;

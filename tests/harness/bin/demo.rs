@@ -70,7 +70,7 @@ fn demo(run: &RunDirectory) -> Result<()> {
     }
 
     let origin = Origin::start(run.path())?;
-    let tables = tasuki_tests::viewer::tables(run.path());
+    let tables = tasuki_tests::viewer::tables(run.path(), "1m");
     let setup = Setup { origin_port: Some(origin.port()), tables, ..Setup::default() };
     let mut server = Server::start(run.path(), &setup)?;
     println!("server    rtmp://{}/live", server.address());

@@ -90,7 +90,7 @@ impl HlsOutput {
             let before = line.cursor.feed();
             line.cursor.feed_from(sorted(feed_of_rung(line.rung)));
             if let (Ok(handle), Begun::Fresh { order } | Begun::Yes { order }) =
-                (&self.handle, line.begun)
+                (&mut self.handle, line.begun)
                 && line.cursor.feed() != before
             {
                 let kind = kind_of(line.cursor.feed());
@@ -111,6 +111,11 @@ impl HlsOutput {
         }
         for (at, line) in self.lines.iter_mut().enumerate() {
             line.feed(at, handle, logs, end);
+        }
+        if handle.hand_over() == Offered::Lost {
+            for line in &mut self.lines {
+                line.skipped = None;
+            }
         }
     }
 
@@ -168,7 +173,7 @@ impl HlsOutput {
 
 impl Line {
     /// Takes the place that its thread says.
-    fn begin(&mut self, at: usize, order: StartOrder, handle: &HlsHandle, logs: &Logs) {
+    fn begin(&mut self, at: usize, order: StartOrder, handle: &mut HlsHandle, logs: &Logs) {
         let StartOrder { number, from } = order;
         let feed = self.cursor.feed();
         let mut joins = Joins::Yes;
@@ -192,7 +197,7 @@ impl Line {
         handle.offer(at, HlsItem::Mark { order: number, kind, joins });
     }
 
-    fn feed(&mut self, at: usize, handle: &HlsHandle, logs: &Logs, end: StreamEnd) {
+    fn feed(&mut self, at: usize, handle: &mut HlsHandle, logs: &Logs, end: StreamEnd) {
         let order = match self.begun {
             Begun::Not | Begun::Never => return,
             Begun::Fresh { order } => {
@@ -230,13 +235,11 @@ impl Line {
                 self.skipped = Some(self.cursor.skipped);
                 self.begun = Begun::Yes { order };
             }
-            if handle.offer(at, item) == Offered::Lost {
-                self.skipped = None;
-            }
+            handle.offer(at, item);
         }
     }
 
-    fn breaks(&self, at: usize, order: u64, handle: &HlsHandle) {
+    fn breaks(&self, at: usize, order: u64, handle: &mut HlsHandle) {
         let kind = kind_of(self.cursor.feed());
         handle.offer(at, HlsItem::Mark { order, kind, joins: Joins::No });
     }

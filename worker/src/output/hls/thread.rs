@@ -1,6 +1,7 @@
 //! The packager's thread: one for all renditions of a stream. It alone touches the directory.
 //!
-//! The side that feeds never waits: while there is no room, packets stay in their logs.
+//! The side that feeds never waits: while there is no room, packets stay in their logs. It wakes the
+//! thread once for all that a turn has, not for each packet.
 
 use super::renditions::{HlsConfig, HlsItem, News, RenditionReport, Renditions};
 use super::store::{Directory, Files, Opened, sweep};
@@ -33,6 +34,14 @@ struct Shared {
     closing: OnceLock<Closing>,
 }
 
+impl Shared {
+    /// An item is no longer on its way.
+    fn taken(&self, item: &HlsItem) {
+        self.queued_bytes.fetch_sub(item_bytes(item), Ordering::Relaxed);
+        self.queued_items.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[derive(Default)]
 struct Said {
     reports: Vec<RenditionReport>,
@@ -41,12 +50,14 @@ struct Said {
 
 /// The stream's side of the packager.
 pub struct HlsHandle {
-    sender: Option<SyncSender<Fed>>,
+    sender: Option<SyncSender<Vec<Fed>>>,
+    /// Offered in this turn.
+    offered: Vec<Fed>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Was an item taken?
+/// Was what was offered taken?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offered {
     Taken,
@@ -70,7 +81,7 @@ impl HlsHandle {
         let theirs = Arc::clone(&shared);
         let run = move || package(config, files, &receiver, &theirs, &wake);
         let thread = std::thread::Builder::new().name("hls".to_owned()).spawn(run)?;
-        Ok(Self { sender: Some(sender), shared, thread: Some(thread) })
+        Ok(Self { sender: Some(sender), offered: Vec::new(), shared, thread: Some(thread) })
     }
 
     /// Is there room for more? What finds none can stay in its log for a while.
@@ -80,22 +91,29 @@ impl HlsHandle {
             && self.shared.queued_bytes.load(Ordering::Relaxed) < HLS_QUEUE_BYTES_MAX / 2
     }
 
-    /// Hands an item over; never waits.
-    pub fn offer(&self, rendition: usize, item: HlsItem) -> Offered {
-        let Some(sender) = &self.sender else { return Offered::Lost };
-        let bytes = item_bytes(&item);
-        let Shared { queued_bytes, queued_items, .. } = &*self.shared;
+    /// Takes an item, to be handed over with the turn's others.
+    pub fn offer(&mut self, rendition: usize, item: HlsItem) {
         // Counted before the other side can take it out and subtract.
-        queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        queued_items.fetch_add(1, Ordering::Relaxed);
-        match sender.try_send((rendition, item)) {
-            Ok(()) => Offered::Taken,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                queued_items.fetch_sub(1, Ordering::Relaxed);
-                Offered::Lost
-            }
+        self.shared.queued_bytes.fetch_add(item_bytes(&item), Ordering::Relaxed);
+        self.shared.queued_items.fetch_add(1, Ordering::Relaxed);
+        self.offered.push((rendition, item));
+    }
+
+    /// Hands over what was offered; never waits.
+    pub fn hand_over(&mut self) -> Offered {
+        if self.offered.is_empty() {
+            return Offered::Taken;
         }
+        let offered = std::mem::take(&mut self.offered);
+        let lost = match self.sender.as_ref().map(|sender| sender.try_send(offered)) {
+            Some(Ok(())) => return Offered::Taken,
+            Some(Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost))) => lost,
+            None => return Offered::Lost,
+        };
+        for (_, item) in lost {
+            self.shared.taken(&item);
+        }
+        Offered::Lost
     }
 
     /// Orders and notices since the last call.
@@ -116,6 +134,9 @@ impl HlsHandle {
 
     /// Waits until the thread has done what is left. Not for the io thread.
     pub fn close(mut self, closing: Closing) {
+        if self.hand_over() == Offered::Lost {
+            tracing::warn!("the last packets did not reach the packager");
+        }
         let _first_word_holds = self.shared.closing.set(closing);
         self.sender = None;
         if let Some(thread) = self.thread.take()
@@ -137,7 +158,7 @@ fn item_bytes(item: &HlsItem) -> usize {
 fn package<F: Files>(
     config: HlsConfig,
     files: F,
-    receiver: &Receiver<Fed>,
+    receiver: &Receiver<Vec<Fed>>,
     shared: &Shared,
     wake: &Wake,
 ) {
@@ -156,11 +177,11 @@ fn package<F: Files>(
             Some(at) => receiver.recv_timeout(at.saturating_duration_since(clock::now())),
         };
         match received {
-            Ok((rendition, item)) => {
-                let bytes = item_bytes(&item);
-                renditions.take(rendition, item, clock::unix_ms(), clock::now());
-                shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                shared.queued_items.fetch_sub(1, Ordering::Relaxed);
+            Ok(batch) => {
+                for (rendition, item) in batch {
+                    shared.taken(&item);
+                    renditions.take(rendition, item, clock::unix_ms(), clock::now());
+                }
             }
             Err(RecvTimeoutError::Timeout) => renditions.wake(clock::now()),
             Err(RecvTimeoutError::Disconnected) => break,
