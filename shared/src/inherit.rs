@@ -2,13 +2,13 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | role | argument `--role worker`, `dialer` or `delivery` |
+//! | role | argument `--role worker`, `dialer`, `delivery` or `console` |
 //! | control channel | the fd whose number is in `TASUKI_CONTROL_FD` |
 //! | generation | `TASUKI_GENERATION` |
 //! | how to log | `TASUKI_LOG`, `TASUKI_LOG_FORMAT` (see `log_output`) |
 //! | standard streams | stdin is `/dev/null`, stdout and stderr are the supervisor's |
 //! | process group | its own: a terminal's Ctrl-C reaches the supervisor alone |
-//! | OOM score | higher for a worker and delivery than the supervisor's: the kernel takes what can be made up for |
+//! | OOM score | higher for a worker, delivery and console than the supervisor's: the kernel takes what can be made up for |
 //!
 //! Every other fd is close-on-exec. The control fd loses that flag only in the child, between
 //! fork and exec, so no other child can inherit it.
@@ -51,7 +51,7 @@ pub enum InheritError {
     Missing(&'static str),
     #[error("{0} is not a number")]
     NotANumber(&'static str),
-    #[error("the role must be `worker`, `dialer` or `delivery`")]
+    #[error("the role must be `worker`, `dialer`, `delivery` or `console`")]
     UnknownRole,
     #[error("{CONTROL_FD_VARIABLE} names no SOCK_SEQPACKET socket: {0}")]
     NotAChannel(io::Error),
@@ -67,13 +67,15 @@ impl Role {
             Self::Worker => "worker",
             Self::Dialer => "dialer",
             Self::Delivery => "delivery",
+            Self::Console => "console",
         }
     }
 
     /// Reads an argument of `--role`.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Worker, Self::Dialer, Self::Delivery].into_iter().find(|role| role.name() == name)
+        let mut all = [Self::Worker, Self::Dialer, Self::Delivery, Self::Console].into_iter();
+        all.find(|role| role.name() == name)
     }
 }
 
@@ -95,7 +97,7 @@ pub fn spawn(
         .stdin(Stdio::null())
         .process_group(0);
     let oom_score = match role {
-        Role::Worker | Role::Delivery => raised_oom_score(),
+        Role::Worker | Role::Delivery | Role::Console => raised_oom_score(),
         Role::Dialer => None,
     };
     let before_exec = move || {

@@ -228,6 +228,40 @@ pub const DELIVERY_STALL_MAX: Duration = Duration::from_secs(30);
 /// Of one HTTP/2 connection.
 pub const DELIVERY_REQUESTS_AT_ONCE: u32 = 64;
 
+// Console.
+
+/// Browsers, scrapers, probes; further ones wait in the kernel's queue.
+pub const CONSOLE_CONNECTIONS_MAX: usize = 64;
+/// Of a request to the supervisor; a heap profile takes longer.
+pub const CONSOLE_ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+pub const CONSOLE_PROFILE_DEADLINE: Duration = Duration::from_secs(20);
+/// Open pages that follow events: the status socket has 32 places, and others want some.
+pub const CONSOLE_WATCHERS_MAX: usize = 16;
+/// A status of all sessions is some megabytes.
+pub const CONSOLE_REPLY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub const CONSOLE_REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// Lines that a browser has not taken yet; then the supervisor drops its watcher.
+pub const CONSOLE_LINES_AHEAD: usize = 64;
+pub const CONSOLE_HISTORY_INTERVAL: Duration = Duration::from_secs(2);
+/// An hour.
+pub const CONSOLE_HISTORY_SAMPLES: u64 = 1800;
+/// Processes whose footprints are remembered, oldest forgotten first.
+pub const CONSOLE_HISTORY_WORKERS_MAX: usize = 128;
+/// Of a set of evidence that is listed.
+pub const EVIDENCE_FILES_MAX: usize = 64;
+pub const CONSOLE_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+// Thumbnails.
+
+pub const THUMBNAIL_INTERVAL_MS: i64 = 4_000;
+/// At most.
+pub const THUMBNAIL_WIDTH: usize = 320;
+/// Of JPEG, up to 100.
+pub const THUMBNAIL_QUALITY: u8 = 70;
+/// A file that nobody has renewed for so long is of a stream that is gone.
+pub const THUMBNAIL_SWEEP_AGE: Duration = Duration::from_secs(3600);
+pub const THUMBNAIL_SWEEP_FILES_MAX: usize = 4096;
+
 // Logs, as plans size them.
 pub const SOURCE_LOG_BYTES_MIN: u64 = 1024 * 1024;
 pub const SOURCE_LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;

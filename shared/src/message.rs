@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Raised with every incompatible change of this file or of the session memory.
-pub const PROTOCOL_VERSION: u16 = 5;
+pub const PROTOCOL_VERSION: u16 = 6;
 
 /// What a process of ours is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -18,6 +18,7 @@ pub enum Role {
     Worker,
     Dialer,
     Delivery,
+    Console,
 }
 
 /// Every frame carries the generation of the worker it is from or for; a stale one is ignored.
@@ -69,6 +70,8 @@ pub enum ToWorker {
     Beat { every_ms: u32 },
     /// Delivery only: what to serve. Fds: the listeners.
     Serve(Box<DeliveryPlan>),
+    /// Console only: whom to ask and whom to answer. Fds: the listeners, those of the page first.
+    Attend(Box<ConsolePlan>),
 }
 
 /// Worker or dialer → supervisor.
@@ -235,6 +238,19 @@ pub struct DeliveryPlan {
     /// Access-Control-Allow-Origin.
     pub allow_origin: String,
     pub connections_max: u32,
+}
+
+/// What a console process shows, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsolePlan {
+    /// All it knows and does goes through this.
+    pub status_socket: PathBuf,
+    /// Holds what a client has to send; without one, only loopback is listened on.
+    pub token_file: Option<PathBuf>,
+    /// Streams have their thumbnails below it.
+    pub hls_root: PathBuf,
+    /// Of the listeners, the last ones that are HAProxy's agent checks.
+    pub agent_checks: u8,
 }
 
 /// A worker's right to a session.

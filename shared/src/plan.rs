@@ -4,7 +4,7 @@
 use crate::id::{PublicName, PushId, RungId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Everything a worker needs to know to run one stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub struct Plan {
     pub pushes: Vec<PushPlan>,
     pub record: Option<RecordPlan>,
     pub hls: Option<HlsPlan>,
+    /// Where its thumbnail is kept, if anybody shows it.
+    pub thumbnail: Option<PathBuf>,
 }
 
 /// What a publisher may send; beyond it the publish or the decoder is refused by name.
@@ -135,6 +137,15 @@ pub struct HlsPlan {
     pub part_target_ms: u64,
     /// How much of the past is kept.
     pub window_ms: u64,
+}
+
+/// Of the directory of thumbnails. No application's: `+` is in no public name.
+const THUMBNAILS: &str = "+thumbnails";
+
+/// Where a stream's thumbnail is, below the root of the HLS directories.
+#[must_use]
+pub fn thumbnail_path(hls_root: &Path, app: &str, name: &PublicName) -> PathBuf {
+    hls_root.join(THUMBNAILS).join(app).join(format!("{name}.jpg"))
 }
 
 impl Plan {

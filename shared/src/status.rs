@@ -2,6 +2,7 @@
 
 use crate::message::Haste;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What a client may ask. `{"request":"status"}`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +87,9 @@ pub struct Status {
     /// Where viewers connect.
     #[serde(default)]
     pub viewers: Vec<String>,
+    /// Where operators connect with a browser, Prometheus and the like.
+    #[serde(default)]
+    pub consoles: Vec<String>,
     /// Path of the configuration, or `embedded defaults`.
     pub config: String,
     pub streams_free: u32,
@@ -99,7 +103,7 @@ pub struct Status {
     #[serde(default)]
     pub deaths: Vec<DeathStatus>,
     /// By reason, since start.
-    pub refusals: std::collections::BTreeMap<String, u64>,
+    pub refusals: BTreeMap<String, u64>,
     pub sessions_total: u64,
     /// Frames that no owner encoded for want of a keyframe to go on from, since start.
     #[serde(default)]
@@ -107,6 +111,48 @@ pub struct Status {
     /// Control frames about what was not their sender's to speak of.
     #[serde(default)]
     pub ignored_frames: u64,
+    /// What else is counted since start.
+    #[serde(default)]
+    pub totals: Totals,
+}
+
+/// Counters that only grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Planned replacements that are over, by reason.
+    pub recycles: BTreeMap<String, u64>,
+    /// Of these, by reason, those that failed.
+    pub recycles_failed: BTreeMap<String, u64>,
+    /// Deaths of processes that nobody had planned, by role.
+    pub deaths: BTreeMap<String, u64>,
+    /// Hand-offs by outcome: `done`, `crashed_over`, `kept`, `called_off`.
+    pub moves: BTreeMap<String, u64>,
+    /// Of those that are done: from the last byte that the old owner handled to the first of the new.
+    pub pauses: Pauses,
+}
+
+/// A histogram of pauses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pauses {
+    /// How many lasted at most [`PAUSE_BOUNDS_US`] of the same place and longer than the one before;
+    /// and last, how many lasted longer than all.
+    pub counts: Vec<u64>,
+    pub sum_us: u64,
+}
+
+/// Upper bounds of [`Pauses`], in microseconds.
+pub const PAUSE_BOUNDS_US: [u64; 10] =
+    [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 1_000_000];
+
+impl Pauses {
+    pub fn add(&mut self, pause_us: u64) {
+        self.counts.resize(PAUSE_BOUNDS_US.len() + 1, 0);
+        let at = PAUSE_BOUNDS_US.partition_point(|bound| *bound < pause_us);
+        if let Some(count) = self.counts.get_mut(at) {
+            *count = count.saturating_add(1);
+        }
+        self.sum_us = self.sum_us.saturating_add(pause_us);
+    }
 }
 
 /// One of our processes.
@@ -172,8 +218,17 @@ pub struct SessionStatus {
     pub no_anchor: bool,
     /// Newest received minus the oldest that is not through the pipeline yet.
     pub lag_ms: u64,
+    /// Frames received and not through the pipeline.
+    #[serde(default)]
+    pub frames_inside: u64,
+    /// Between the source's last two keyframes; 0 before there are two in its log.
+    #[serde(default)]
+    pub keyframe_interval_ms: u64,
+    /// Newest sound received minus newest picture received, on the timeline.
+    #[serde(default)]
+    pub av_skew_ms: i64,
     /// Timestamp corrections and other input faults by kind.
-    pub faults: std::collections::BTreeMap<String, u64>,
+    pub faults: BTreeMap<String, u64>,
     pub rungs: Vec<RungStatus>,
     pub pushes: Vec<PushStatus>,
     /// Always written, for this type also travels in heartbeats, whose encoding skips nothing.
@@ -217,6 +272,9 @@ pub struct RungStatus {
     pub height: u32,
     pub frames: u64,
     pub bytes: u64,
+    /// Time that its encoder worked for this owner.
+    #[serde(default)]
+    pub encode_us: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

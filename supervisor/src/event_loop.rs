@@ -6,6 +6,7 @@
 //! [`Turn`], many in one datagram.
 
 mod clients;
+mod doors;
 mod loop_clock;
 mod points;
 mod sampling;
@@ -24,6 +25,7 @@ use crate::io::oom::OomCounter;
 use crate::io::process::{self, Watched};
 use crate::io::{listen, spawn, status};
 use anyhow::Context;
+use doors::Doors;
 use loop_clock::LoopClock;
 use nix::sys::signal::Signal;
 use std::cell::RefCell;
@@ -124,8 +126,9 @@ pub struct Shell {
     processes: HashMap<Generation, Process>,
     vault: Vault,
     listeners: Vec<(SocketAddr, JoinHandle<()>)>,
-    /// Addresses of the listeners that delivery has.
+    /// Addresses of the listeners that delivery and console have.
     viewers: Vec<SocketAddr>,
+    consoles: Vec<SocketAddr>,
     pending: VecDeque<Event>,
     /// Processes to start when no event is pending: sessions come first.
     spawns: VecDeque<(Role, Generation)>,
@@ -175,10 +178,7 @@ async fn serve<R: Rules + 'static>(
     let program = spawn::worker_program().context("the worker program")?;
     let status_listener = status::bind(&settings.status_socket, settings.status_mode)?;
     let bound = listen::listen_all(&settings.listen, settings.missing_family)?;
-    let watched = match &settings.delivery {
-        Some(delivery) => listen::listen_all(&delivery.listen, delivery.missing_family)?,
-        None => Vec::new(),
-    };
+    let doors = Doors::open(&settings)?;
     let left = Rc::new(Notify::new());
     let seed = clock::unix_ms() ^ (u64::from(std::process::id()) << 32);
     let (status_path, status_mode) = (settings.status_socket.clone(), settings.status_mode);
@@ -187,11 +187,7 @@ async fn serve<R: Rules + 'static>(
     let rules: Box<dyn Rules> = Box::new(rules);
     let core = Box::new(Core::new(settings, rules, seed));
     let shell = Shell::new(core, program, fds_max, &left);
-    for (address, _) in &watched {
-        tracing::info!(%address, watch = %format!("http://{address}/live/APP/NAME/index.m3u8"), "delivery");
-    }
-    shell.borrow_mut().viewers = watched.iter().map(|(address, _)| *address).collect();
-    shell.borrow_mut().vault.keep_listeners(watched.into_iter().map(|(_, it)| it.into()));
+    shell.borrow_mut().keep(doors);
     shell.borrow_mut().on(Event::Started);
     for (address, listener) in bound {
         tracing::info!(%address, publish = %format!("rtmp://{address}/APP/KEY"), "listening");
@@ -272,6 +268,7 @@ impl Shell {
                 vault: Vault::default(),
                 listeners: Vec::new(),
                 viewers: Vec::new(),
+                consoles: Vec::new(),
                 pending: VecDeque::new(),
                 spawns: VecDeque::new(),
                 clients: HashMap::new(),
@@ -594,6 +591,7 @@ fn session_of(body: &ToWorker) -> Option<SessionId> {
         | ToWorker::Connect { .. }
         | ToWorker::Beat { .. }
         | ToWorker::Serve(_)
+        | ToWorker::Attend(_)
         | ToWorker::Evidence { .. } => None,
     }
 }

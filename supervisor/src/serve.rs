@@ -1,13 +1,13 @@
 //! From a checked configuration to a running supervisor.
 
-use crate::core::settings::{Delivery, MissingFamily, Rules, SameName, Settings};
+use crate::core::settings::{Console, Delivery, MissingFamily, Rules, SameName, Settings};
 use crate::event_loop::{self, Reloaded};
 use std::path::{Path, PathBuf};
 use tasuki_shared::config::{self, Config};
 use tasuki_shared::exit::Exit;
 use tasuki_shared::limits::LOBBY_SESSIONS_MAX;
 use tasuki_shared::log_output;
-use tasuki_shared::message::{DeliveryPlan, PublishRequest, RefuseReason};
+use tasuki_shared::message::{ConsolePlan, DeliveryPlan, PublishRequest, RefuseReason};
 use tasuki_shared::plan::Plan;
 
 /// Serves until told to stop. `path` is where the configuration came from, if from a file.
@@ -39,8 +39,18 @@ impl Rules for StaticRules {
 }
 
 fn settings(config: &Config, path: Option<&Path>) -> Settings {
-    let Config { rtmp, status: _, workers, memory, chaos, log: _, delivery: _, keys: _, apps } =
-        config;
+    let Config {
+        rtmp,
+        status: _,
+        workers,
+        memory,
+        chaos,
+        log: _,
+        delivery: _,
+        console: _,
+        keys: _,
+        apps,
+    } = config;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Settings {
         listen: rtmp.listen.clone(),
@@ -69,6 +79,22 @@ fn settings(config: &Config, path: Option<&Path>) -> Settings {
         memory: memory.clone(),
         chaos: *chaos,
         delivery: apps.values().any(|app| app.hls.is_some()).then(|| viewers(config)),
+        console: (!config.console.listen.is_empty()).then(|| operators(config)),
+    }
+}
+
+fn operators(config: &Config) -> Console {
+    let config::Console { listen, token_file, agent_check } = &config.console;
+    Console {
+        listen: listen.clone(),
+        missing_family: missing_family(*listen == config::default_console_listen()),
+        agent_check: agent_check.clone(),
+        plan: ConsolePlan {
+            status_socket: config.status_socket(),
+            token_file: token_file.clone(),
+            hls_root: config.hls_root(),
+            agent_checks: u8::try_from(agent_check.len()).unwrap_or(u8::MAX),
+        },
     }
 }
 

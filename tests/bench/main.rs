@@ -4,6 +4,7 @@
 //! refused or held up) fails.
 
 mod connect;
+mod crowd;
 mod fixture;
 mod fleet;
 mod handoff;
@@ -14,6 +15,7 @@ mod moves;
 mod relay;
 mod rtmp;
 mod sink;
+mod viewers;
 
 use std::process::ExitCode;
 use tasuki_tests::named::{self, Named};
@@ -48,6 +50,11 @@ const BENCHES: &[Named] = &[
         name: "connect",
         about: "connect to publish accepted under load, against nginx-rtmp",
         run: connect::run,
+    },
+    Named {
+        name: "viewers",
+        about: "delay and cost of LL-HLS viewers, against nginx serving the same files [--few N --many N --seconds N]",
+        run: viewers::run,
     },
     Named {
         name: "fixture",

@@ -154,11 +154,11 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Eight of these are little work.
+    /// Two cores carry three of these.
     #[must_use]
     pub fn small(seconds: u32) -> Self {
         let recipe = Recipe { b_frames: 2, ..Recipe::small(seconds) };
-        Self { recipe, streams: 8, in_pieces: 2, encoded: (72, 200) }
+        Self { recipe, streams: 5, in_pieces: 2, encoded: (72, 200) }
     }
 
     #[must_use]

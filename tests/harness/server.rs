@@ -7,6 +7,7 @@ use crate::proc::Census;
 use crate::{place, wait};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -131,6 +132,10 @@ impl Setup {
             line(format_args!("{}\n", self.record_lines));
         }
         line(format_args!("{}\n", self.tables));
+        // Its default port is one for all servers on this machine.
+        if !self.tables.contains("[console]") {
+            line(format_args!("[console]\nlisten = []\n"));
+        }
         text
     }
 }
@@ -221,6 +226,16 @@ impl Server {
     /// Where streams can be watched, as `host:port`.
     pub fn viewers(&mut self) -> Result<String> {
         self.status()?.viewers.first().cloned().context("an address for viewers")
+    }
+
+    /// The address in the log line that says this.
+    pub fn logged_address(&mut self, message: &str, bound: Duration) -> Result<String> {
+        wait::until(&format!("an address of {message}"), bound, || {
+            let log = self.log();
+            let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let mut said = lines.filter(|line| line["message"] == message);
+            Ok(said.find_map(|line| line["address"].as_str().map(str::to_owned)))
+        })
     }
 
     /// The whole node, now.

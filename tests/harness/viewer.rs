@@ -54,11 +54,37 @@ impl Response {
     }
 }
 
-/// One request on a connection of its own. `address` is `host:port`.
+/// One request.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    pub method: &'a str,
+    pub path: &'a str,
+    /// Beside what every request has; a `Host` takes the place of the address.
+    pub headers: &'a [(&'a str, &'a str)],
+    pub body: &'a str,
+}
+
+/// `GET`, on a connection of its own. `address` is `host:port`.
 pub fn get(address: &str, path: &str) -> Result<Response> {
+    ask(address, &Asked { method: "GET", path, headers: &[], body: "" })
+}
+
+/// One request on a connection of its own.
+pub fn ask(address: &str, asked: &Asked<'_>) -> Result<Response> {
+    let Asked { method, path, headers, body } = asked;
     let mut stream = TcpStream::connect(address).with_context(|| format!("to {address}"))?;
     stream.set_read_timeout(Some(ANSWER_BOUND))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+    if !headers.iter().any(|(name, _)| *name == "Host") {
+        head.push_str(&format!("Host: {address}\r\n"));
+    }
+    for (name, value) in *headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !body.is_empty() {
+        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    write!(stream, "{head}\r\n{body}")?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;

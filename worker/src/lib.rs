@@ -3,6 +3,7 @@
 pub mod allocator;
 pub mod bell;
 pub mod chaos;
+pub mod console;
 pub mod control;
 pub mod delivery;
 pub mod dialer;

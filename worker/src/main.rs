@@ -40,6 +40,7 @@ fn run() -> Exit {
         Role::Worker => tasuki_worker::lifecycle::run(inherited),
         Role::Dialer => tasuki_worker::dialer::run(inherited),
         Role::Delivery => tasuki_worker::delivery::run(inherited),
+        Role::Console => tasuki_worker::console::run(inherited),
     };
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(Exit::Panic)
 }

@@ -21,7 +21,8 @@ use std::time::Duration;
 use toml::Spanned;
 
 pub(super) fn check(raw: RawConfig) -> Result<Config, Fault> {
-    let RawConfig { rtmp, status, workers, memory, chaos, log, delivery, keys, apps } = raw;
+    let RawConfig { rtmp, status, workers, memory, chaos, log, delivery, console, keys, apps } =
+        raw;
     let keys = check_keys(keys)?;
     let urls: BTreeMap<String, Vec<Range<usize>>> = apps
         .iter()
@@ -37,6 +38,7 @@ pub(super) fn check(raw: RawConfig) -> Result<Config, Fault> {
         chaos: super::chaos::check(chaos.as_ref())?,
         log: check_log(&log),
         delivery: super::delivery::check(delivery)?,
+        console: super::console::check(console)?,
         keys,
         apps: check_apps(apps)?,
     };
@@ -121,7 +123,7 @@ pub(super) fn check_listen(list: Spanned<Vec<Spanned<String>>>) -> Result<Vec<So
     Ok(addresses)
 }
 
-fn is_loopback(address: IpAddr) -> bool {
+pub(super) fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 

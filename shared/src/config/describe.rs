@@ -25,6 +25,8 @@ pub struct Description {
     pub memory: MemoryDescription,
     /// Where viewers are served, if anything is packaged for them.
     pub delivery: Option<String>,
+    /// Where operators are served, if anywhere.
+    pub console: Option<String>,
     pub apps: Vec<AppDescription>,
     pub warnings: Vec<String>,
 }
@@ -86,6 +88,7 @@ impl Config {
                 self.workers.streams_per_worker,
             ),
             delivery: self.apps.values().any(|app| app.hls.is_some()).then(|| self.viewers()),
+            console: (!self.console.listen.is_empty()).then(|| self.operators()),
             apps: self.apps.iter().map(|(name, app)| describe_app(name, app)).collect(),
             warnings: self.warnings(),
         }
@@ -98,6 +101,16 @@ impl Config {
         let listen = self.delivery.listen.iter().map(|address| format!("{scheme}://{address}"));
         let listen = listen.collect::<Vec<_>>().join(", ");
         format!("{listen}; parts in {}", self.hls_root().display())
+    }
+
+    fn operators(&self) -> String {
+        let listen = self.console.listen.iter().map(|address| format!("http://{address}/"));
+        let listen = listen.collect::<Vec<_>>().join(", ");
+        let token = match &self.console.token_file {
+            Some(file) => format!("with the token in {}", file.display()),
+            None => "without a token".to_owned(),
+        };
+        format!("{listen}; {token}")
     }
 }
 
@@ -193,6 +206,9 @@ impl fmt::Display for Description {
         )?;
         if let Some(delivery) = &self.delivery {
             writeln!(f, "viewers       {delivery}")?;
+        }
+        if let Some(console) = &self.console {
+            writeln!(f, "console       {console}")?;
         }
         write!(f, "{}", self.memory)?;
         for app in &self.apps {

@@ -9,6 +9,7 @@
 mod authorize;
 mod chaos;
 mod check;
+mod console;
 mod delivery;
 mod describe;
 mod error;
@@ -21,6 +22,7 @@ mod socket;
 mod tests;
 mod units;
 
+pub use console::{Console, default_console_listen};
 pub use delivery::{Delivery, Hls, Tls, default_delivery_listen};
 pub use describe::{AppDescription, Description, RungDescription};
 pub use error::ConfigError;
@@ -49,6 +51,7 @@ pub struct Config {
     pub chaos: Option<ChaosPlan>,
     pub log: Log,
     pub delivery: Delivery,
+    pub console: Console,
     pub keys: Keys,
     /// By RTMP application name; never empty.
     pub apps: BTreeMap<String, App>,

@@ -18,6 +18,7 @@ pub(super) struct RawConfig {
     pub chaos: Option<RawChaos>,
     pub log: RawLog,
     pub delivery: RawDelivery,
+    pub console: RawConsole,
     pub keys: RawKeys,
     pub apps: BTreeMap<Spanned<String>, RawApp>,
 }
@@ -98,6 +99,14 @@ pub(super) struct RawDelivery {
     pub allow_origin: Option<Spanned<String>>,
     pub connections_max: Option<Spanned<u64>>,
     pub hls_directory: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawConsole {
+    pub listen: Option<Spanned<Vec<Spanned<String>>>>,
+    pub token_file: Option<Spanned<String>>,
+    pub agent_check: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
 /// Secret → name. Its `Debug` shows neither.

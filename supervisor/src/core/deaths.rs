@@ -47,6 +47,7 @@ impl<R: Rules> Core<R> {
     ) {
         let slot = &self.slots[at];
         let role = slot.role;
+        self.totals.died(role);
         let worker = match slot.process() {
             Some(process) => format!("{}/{}", slot.id, process.generation),
             None => slot.id.to_string(),

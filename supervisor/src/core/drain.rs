@@ -6,7 +6,7 @@
 //!                          └── no process left ─────┴─────────────────┴──▶ Left
 //! ```
 //! An operator's drain is the same without the deadline; a SIGTERM gives it one.
-//! Sessions before publish are refused at the first signal. Dialer and delivery stay while a worker
+//! Sessions before publish are refused at the first signal. Dialer, delivery and console stay while a worker
 //! lives, for pushes still reconnect and viewers still watch, and are replaced when they die. A process that does not die of its
 //! kill is left behind.
 
@@ -74,7 +74,7 @@ impl<R: Rules> Core<R> {
         }
     }
 
-    /// The last worker takes dialer and delivery with it, and the last process the server.
+    /// The last worker takes dialer, delivery and console with it, and the last process the server.
     pub(super) fn leave_when_empty(&mut self, now: Duration) {
         match self.stage {
             Stage::Draining { .. } | Stage::Closing { .. } => {}
@@ -84,7 +84,7 @@ impl<R: Rules> Core<R> {
         if alive(Role::Worker) {
             return;
         }
-        if alive(Role::Dialer) || alive(Role::Delivery) {
+        if alive(Role::Dialer) || alive(Role::Delivery) || alive(Role::Console) {
             // Nobody is left whom an answer of the dialer would reach, and nothing new to be watched.
             self.kill_all(now);
             return;
@@ -142,7 +142,7 @@ impl<R: Rules> Core<R> {
             let slot = &mut self.slots[at];
             match slot.role {
                 Role::Worker => {}
-                Role::Dialer | Role::Delivery => continue,
+                Role::Dialer | Role::Delivery | Role::Console => continue,
             }
             let state = match std::mem::replace(&mut slot.state, State::Gone) {
                 State::Standby(process)

@@ -222,8 +222,8 @@ pub enum Fds {
     Preparation(SessionId),
     /// The eventfd of the preparation.
     Bell(SessionId),
-    /// Those that viewers connect to.
-    Listeners,
+    /// Those that a process of this role serves.
+    Listeners(Role),
     /// The socket that came with `ticket`; our dup of it becomes the push's connection.
     Dialed {
         session: SessionId,

@@ -445,6 +445,7 @@ impl<R: Rules> Core<R> {
                 format!("from {from} to {to}, {}", status.outcome)
             }
         };
+        self.totals.move_over(outcome, status.pause_us);
         self.announce_session(loudness, event, id, detail);
         match moving.order {
             Order::Recycle(recycle) => self.move_over(now, recycle, id, outcome, status),

@@ -138,7 +138,7 @@ impl<R: Rules> Core<R> {
         // Told of when the threads are known by name.
         self.effects.push(Effect::NameStuckThreads { generation });
         match role {
-            Role::Worker | Role::Delivery => {}
+            Role::Worker | Role::Delivery | Role::Console => {}
             Role::Dialer => self.dialer_died(),
         }
     }

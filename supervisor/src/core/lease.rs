@@ -247,7 +247,7 @@ impl<R: Rules> Core<R> {
             }
             Fds::Preparation(_) | Fds::Bell(_) => self.call_off(now, id, Outcome::Kept(what)),
             Fds::Dialed { push, .. } => self.dial_not_sent(id, push, what),
-            Fds::None | Fds::Listeners => self.end_session(now, id, EndReason::Resource(what)),
+            Fds::None | Fds::Listeners(_) => self.end_session(now, id, EndReason::Resource(what)),
         }
     }
 

@@ -22,6 +22,7 @@
 //! | [`memory`] | which worker has grown too much |
 //! | [`drain`] | leaving |
 //! | [`evidence`] | what is kept of a worker that leaves |
+//! | [`totals`] | what is counted |
 //! | [`report`] | what the status socket says |
 
 pub mod admission;
@@ -42,6 +43,7 @@ pub mod report;
 pub mod restart;
 pub mod rotation;
 pub mod settings;
+pub mod totals;
 pub mod tried;
 pub mod worker;
 
@@ -106,6 +108,7 @@ pub struct Core<R> {
     /// By reason, since start.
     refusals: BTreeMap<&'static str, u64>,
     sessions_total: u64,
+    totals: totals::Totals,
     /// Pictures that no owner encoded for want of a keyframe to go on from.
     frames_lost: u64,
     /// Frames about what is not leased to their sender, or of a wrong generation.
@@ -120,7 +123,8 @@ impl<R: Rules> Core<R> {
         let roles =
             std::iter::repeat_n(Role::Worker, usize::from(settings.workers + settings.standby))
                 .chain([Role::Dialer])
-                .chain(settings.delivery.iter().map(|_| Role::Delivery));
+                .chain(settings.delivery.iter().map(|_| Role::Delivery))
+                .chain(settings.console.iter().map(|_| Role::Console));
         let slots = (0..)
             .zip(roles)
             .map(|(id, role)| Slot::vacant(SlotId(id), role, Tenure::Fixed))
@@ -153,6 +157,7 @@ impl<R: Rules> Core<R> {
             bereaved: BTreeSet::new(),
             refusals: BTreeMap::new(),
             sessions_total: 0,
+            totals: totals::Totals::default(),
             frames_lost: 0,
             ignored_frames: 0,
             jitter: Jitter::new(seed),

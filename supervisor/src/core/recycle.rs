@@ -525,6 +525,8 @@ impl<R: Rules> Core<R> {
             None => (Loudness::Info, "recycle_done"),
             Some(_) => (Loudness::Warn, "recycle_failed"),
         };
+        let reason = self.recycles[at].reason.name();
+        self.totals.recycle_over(reason, failure.as_deref());
         let detail = failure.clone().unwrap_or_default();
         self.set_phase(at, Phase::Over { at: now, failure });
         self.announce_recycle(at, loudness, event, detail);

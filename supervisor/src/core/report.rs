@@ -81,6 +81,7 @@ impl<R: Rules> Core<R> {
             .to_owned(),
             listeners: Vec::new(),
             viewers: Vec::new(),
+            consoles: Vec::new(),
             config: self.settings.config.clone(),
             streams_free: self.streams_free(),
             cpu_percent: self.cpu_percent,
@@ -96,6 +97,7 @@ impl<R: Rules> Core<R> {
             sessions_total: self.sessions_total,
             frames_lost: self.frames_lost,
             ignored_frames: self.ignored_frames,
+            totals: self.totals.status(),
         }
     }
 
@@ -116,7 +118,7 @@ impl<R: Rules> Core<R> {
         let sample = process.map(|process| process.sample).unwrap_or_default();
         let streams_max = match slot.role {
             Role::Worker => self.settings.streams_per_worker,
-            Role::Dialer | Role::Delivery => 0,
+            Role::Dialer | Role::Delivery | Role::Console => 0,
         };
         WorkerStatus {
             slot: slot.id.to_string(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tasuki_shared::config::Memory;
 use tasuki_shared::limits::{HANG_DEADLINE, LOBBY_SESSIONS_MAX};
-use tasuki_shared::message::{ChaosPlan, DeliveryPlan, PublishRequest, RefuseReason};
+use tasuki_shared::message::{ChaosPlan, ConsolePlan, DeliveryPlan, PublishRequest, RefuseReason};
 use tasuki_shared::plan::Plan;
 
 /// Decides on a publish. The configuration implements it.
@@ -72,6 +72,18 @@ pub struct Settings {
     pub chaos: Option<ChaosPlan>,
     /// `None` where nothing is packaged for viewers.
     pub delivery: Option<Delivery>,
+    /// `None` where the configuration names no address for it.
+    pub console: Option<Console>,
+}
+
+/// Operators' side of the server, over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Console {
+    pub listen: Vec<SocketAddr>,
+    pub missing_family: MissingFamily,
+    /// Where HAProxy asks.
+    pub agent_check: Vec<SocketAddr>,
+    pub plan: ConsolePlan,
 }
 
 /// Viewers' side of the server.
@@ -111,6 +123,7 @@ impl Settings {
             memory: _,
             chaos: _,
             delivery: _,
+            console: _,
         } = new;
         self.environment = environment;
         self.streams_per_worker = streams_per_worker;
@@ -138,6 +151,7 @@ impl Settings {
             ("memory", self.memory != new.memory),
             ("chaos", self.chaos != new.chaos),
             ("delivery", self.delivery != new.delivery),
+            ("console", self.console != new.console),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
@@ -171,6 +185,7 @@ impl Default for Settings {
             memory: Memory::default(),
             chaos: None,
             delivery: None,
+            console: None,
         }
     }
 }

@@ -56,6 +56,7 @@ impl Rules for KeyIsName {
             pushes: vec![push],
             record: None,
             hls: None,
+            thumbnail: None,
         })
     }
 }

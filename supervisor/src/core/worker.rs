@@ -318,7 +318,13 @@ impl<R: Rules> Core<R> {
             Role::Delivery => {
                 if let Some(delivery) = &self.settings.delivery {
                     let plan = Box::new(delivery.plan.clone());
-                    self.send(generation, ToWorker::Serve(plan), Fds::Listeners);
+                    self.send(generation, ToWorker::Serve(plan), Fds::Listeners(Role::Delivery));
+                }
+            }
+            Role::Console => {
+                if let Some(console) = &self.settings.console {
+                    let plan = Box::new(console.plan.clone());
+                    self.send(generation, ToWorker::Attend(plan), Fds::Listeners(Role::Console));
                 }
             }
         }
@@ -348,7 +354,7 @@ impl<R: Rules> Core<R> {
             State::Starting(process, Greeting::Heard) => match (slot.role, slot.tenure) {
                 (Role::Worker, Tenure::Quarantine(_)) => State::Isolated(process),
                 (Role::Worker, Tenure::Fixed | Tenure::Temporary) => State::Standby(process),
-                (Role::Dialer | Role::Delivery, _) => State::Serving(process),
+                (Role::Dialer | Role::Delivery | Role::Console, _) => State::Serving(process),
             },
             other @ (State::Starting(_, Greeting::Awaited)
             | State::Standby(_)
@@ -567,7 +573,7 @@ impl<R: Rules> Core<R> {
                 self.orphan(now, sessions.unwrap_or_default(), cause, work);
             }
             Role::Dialer => self.dialer_died(),
-            Role::Delivery => {}
+            Role::Delivery | Role::Console => {}
         }
         self.staff(now);
         if let State::Backoff { until, .. } = self.slots[at].state

@@ -38,6 +38,7 @@ impl Shell {
         status.pid = i32::try_from(std::process::id()).unwrap_or(0);
         status.listeners = self.listeners.iter().map(|(address, _)| address.to_string()).collect();
         status.viewers = self.viewers.iter().map(ToString::to_string).collect();
+        status.consoles = self.consoles.iter().map(ToString::to_string).collect();
         let start = self.unix_ms_of_start();
         for recycle in &mut status.recycles {
             recycle.unix_ms += start;

@@ -15,7 +15,7 @@ use tasuki_shared::id::{Generation, PushId, SessionId};
 use tasuki_shared::kernel;
 use tasuki_shared::memory::session::{Activity, WorkPlace};
 use tasuki_shared::memory::{self, MemoryError};
-use tasuki_shared::message::{Lease, Owner, ToWorker, Verdict};
+use tasuki_shared::message::{Lease, Owner, Role, ToWorker, Verdict};
 use tasuki_shared::plan::Plan;
 
 /// The fds of a frame in their order.
@@ -34,13 +34,13 @@ struct Held {
     bell: Option<Arc<OwnedFd>>,
 }
 
-/// All sessions' fds, delivery's listeners, and sockets that the dialer connected and nobody has yet.
+/// All sessions' fds, listeners that other processes serve, and sockets that the dialer connected and nobody has yet.
 #[derive(Debug, Default)]
 pub struct Vault {
     sessions: HashMap<SessionId, Held>,
     dialed: HashMap<u64, OwnedFd>,
-    /// That viewers connect to.
-    listeners: Attached,
+    /// By who serves them.
+    listeners: HashMap<Role, Attached>,
 }
 
 /// Fds that cannot be made or found.
@@ -88,9 +88,9 @@ impl Vault {
         self.sessions.insert(session, held);
     }
 
-    /// What delivery is given; they stay open here while one process replaces another.
-    pub fn keep_listeners(&mut self, listeners: impl Iterator<Item = OwnedFd>) {
-        self.listeners = listeners.map(Arc::new).collect();
+    /// What a process of this role is given; they stay open here while one replaces another.
+    pub fn keep_listeners(&mut self, role: Role, listeners: impl Iterator<Item = OwnedFd>) {
+        self.listeners.insert(role, listeners.map(Arc::new).collect());
     }
 
     /// The fds that go with a frame, in their order.
@@ -104,7 +104,7 @@ impl Vault {
                 Ok(vec![self.claim_dialed(session, push, ticket)?])
             }
             (Fds::Preparation(_), ToWorker::Prepare(lease)) => self.preparation(lease),
-            (Fds::Listeners, _) => Ok(self.listeners.clone()),
+            (Fds::Listeners(role), _) => Ok(self.listeners.get(&role).cloned().unwrap_or_default()),
             (Fds::Bell(session), _) => {
                 let held = self.sessions.get(&session).ok_or(HandoffError::Unknown)?;
                 Ok(vec![held.bell.clone().ok_or(HandoffError::Unknown)?])

@@ -73,6 +73,7 @@ async fn serve(inherited: Inherited) -> Result<Exit, LineError> {
                     | ToWorker::Purge
                     | ToWorker::Chaos(_)
                     | ToWorker::Connect { .. }
+                    | ToWorker::Attend(_)
                     | ToWorker::Evidence { .. } => {
                         tracing::warn!("a message for a worker came to delivery");
                     }

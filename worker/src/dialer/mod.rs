@@ -92,6 +92,7 @@ async fn serve(inherited: Inherited) -> Result<(), LineError> {
                 | ToWorker::Evidence { .. }
                 | ToWorker::Purge
                 | ToWorker::Serve(_)
+                | ToWorker::Attend(_)
                 | ToWorker::Chaos(_) => {
                     tracing::warn!("a message for a worker came to the dialer");
                 }

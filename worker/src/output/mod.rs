@@ -6,3 +6,4 @@ pub mod push;
 pub mod record;
 pub mod recording;
 pub mod retention;
+pub mod thumbnail;

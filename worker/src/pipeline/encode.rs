@@ -13,6 +13,7 @@ use crate::media::packet::EncodedFrame;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tasuki_shared::clock;
 use tasuki_shared::id::RungId;
 use tasuki_shared::limits::STAGE_QUEUE_FRAMES_MAX;
 
@@ -84,7 +85,8 @@ impl RungThread {
         let name: String = format!("enc-{label}").chars().filter(char::is_ascii).take(15).collect();
         outlet.thread_started();
         let guard = Guard { rung, outlet: Arc::clone(&outlet) };
-        let encoder = Encoder { rung, settings, open: None, header: Vec::new(), outlet };
+        let (open, header, spends) = (None, Vec::new(), Arc::clone(&control));
+        let encoder = Encoder { rung, settings, open, header, outlet, control: spends };
         let shared = Arc::new(Shared { encoder: Mutex::new(encoder), queued: AtomicUsize::new(0) });
         let theirs = Arc::clone(&shared);
         let run = move || {
@@ -132,6 +134,8 @@ struct Encoder {
     /// The header that was given last.
     header: Vec<u8>,
     outlet: Arc<Outlet>,
+    /// Where the time that it spends is counted.
+    control: Arc<Control>,
 }
 
 fn serve(shared: &Shared, queue: &Receiver<Job>, control: &Control) {
@@ -183,7 +187,12 @@ impl Encoder {
             ForceIdr::No => {}
         }
         let Some(encoder) = &mut self.open else { return Ok(None) };
+        let began_us = clock::monotonic_us();
         let encoded = encoder.encode(frame, idr);
+        let spent_us = clock::monotonic_us().saturating_sub(began_us);
+        if let Some(total) = self.control.encode_us.get(usize::from(self.rung.0)) {
+            total.fetch_add(spent_us, Ordering::Relaxed);
+        }
         if encoded.is_err() {
             self.open = None;
         }

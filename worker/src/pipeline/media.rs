@@ -12,12 +12,14 @@ use super::encoding::Encoding;
 use super::filter::Filter;
 use super::outlet::{Closed, Outlet};
 use super::probe::probe;
+use super::thumbnail::{self, Pace};
 use super::{
     Control, Cut, CutFrame, Disposable, DropPolicy, LadderState, Overload, PacketKind,
     PacketSource, PipelineEvent as Event, PipelineOutput as Output, PipelineSpec, SkipReason,
     SourceEvent, SourcePacket, Start, WarmUp,
 };
 use crate::ladder::{Matching, RungDecision, SourceShape, decide};
+use crate::libav::Frame;
 use crate::media::packet::{IsIdr, VideoCodec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -85,6 +87,7 @@ struct Media {
     encoding: Option<Encoding>,
     vbv_init: BTreeMap<RungId, f32>,
     rate_cap: RateCap,
+    thumbnails: Pace,
     overload: Overload,
     overload_calls: u64,
     source_size: Option<(u32, u32)>,
@@ -128,6 +131,7 @@ impl Media {
             encoding: None,
             vbv_init,
             rate_cap: RateCap::new(spec.limits.fps_max),
+            thumbnails: Pace::new(spec.thumbnails),
             overload: Overload { drop: DropPolicy::Normal, rungs_off: 0 },
             overload_calls: 0,
             source_size: None,
@@ -435,10 +439,24 @@ impl Media {
         let result = match passage {
             Passage::Stopped => Destination::Nowhere,
             Passage::Open => {
+                self.show(pts_ms, &scaled)?;
                 Destination::Entry(self.outlet.open_frame(index, pts_ms, keyframe, &wanted)?)
             }
         };
-        encoding.dispatch(self.worker, scaled, keyframe, result, &self.outlet);
+        if let Some(encoding) = &mut self.encoding {
+            encoding.dispatch(self.worker, scaled, keyframe, result, &self.outlet);
+        }
+        Ok(())
+    }
+
+    /// The smallest picture now and then, for people to see.
+    fn show(&mut self, pts_ms: i64, scaled: &[(RungId, Frame)]) -> Result<(), Closed> {
+        let Some((_, smallest)) = scaled.last() else { return Ok(()) };
+        if self.thumbnails.is_due(pts_ms)
+            && let Some(picture) = thumbnail::of(smallest)
+        {
+            self.push(Output::Thumbnail(picture))?;
+        }
         Ok(())
     }
 

@@ -33,8 +33,10 @@ pub mod poison;
 mod probe;
 mod scale;
 mod shrink;
+mod thumbnail;
 
 pub use audio::AudioResume;
+pub use thumbnail::{Thumbnail, Thumbnails};
 
 use crate::ladder::RungDecision;
 use crate::libav::{Colour, LibavError, Ratio, check_runtime, redirect_log};
@@ -42,12 +44,12 @@ use crate::media::packet::{EncodedFrame, IsIdr, VideoCodec};
 use outlet::Outlet;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tasuki_shared::id::RungId;
-use tasuki_shared::limits::PIPELINE_STOP_DEADLINE;
+use tasuki_shared::limits::{PIPELINE_STOP_DEADLINE, RUNGS_MAX};
 use tasuki_shared::plan::{AudioPlan, BlurRect, RungPlan, StreamLimits};
 
 /// Where packets come from. Called by the media thread alone.
@@ -113,6 +115,7 @@ pub struct PipelineSpec {
     pub rungs: Vec<RungPlan>,
     pub audio: AudioPlan,
     pub blur: Vec<BlurRect>,
+    pub thumbnails: Thumbnails,
     pub limits: StreamLimits,
     /// What the publisher's metadata says, until [`PacketKind::Declared`] says otherwise.
     pub declared: Declared,
@@ -205,6 +208,8 @@ pub enum PipelineOutput {
         asc: Vec<u8>,
     },
     Audio(EncodedAudio),
+    /// Made of a picture that follows.
+    Thumbnail(Thumbnail),
     /// A video packet that gives no frame.
     Skipped {
         source_index: u64,
@@ -376,6 +381,8 @@ struct Orders {
 struct Control {
     stop: AtomicBool,
     orders: Mutex<Orders>,
+    /// Spent in each rung's encoder.
+    encode_us: [AtomicU64; RUNGS_MAX],
 }
 
 impl Control {
@@ -429,8 +436,11 @@ impl Pipeline {
             overload_calls: 0,
             cut: None,
         };
-        let control =
-            Arc::new(Control { stop: AtomicBool::new(false), orders: Mutex::new(orders) });
+        let control = Arc::new(Control {
+            stop: AtomicBool::new(false),
+            orders: Mutex::new(orders),
+            encode_us: Default::default(),
+        });
         let outlet = Arc::new(Outlet::new(wake));
         Ok(Self { control, outlet, media: Media::Awaited(Box::new((spec, source))) })
     }
@@ -461,6 +471,13 @@ impl Pipeline {
     /// Is there output that is not fetched, or not finished?
     pub fn holds_output(&self) -> bool {
         !self.outlet.is_empty()
+    }
+
+    /// Time that a rung's encoder has worked, in microseconds.
+    #[must_use]
+    pub fn encode_us(&self, rung: RungId) -> u64 {
+        let of = self.control.encode_us.get(usize::from(rung.0));
+        of.map_or(0, |spent| spent.load(Ordering::Relaxed))
     }
 
     /// Ids of its threads; `None` while one of them has not begun.

@@ -29,6 +29,7 @@
 //! | [`totals`] | what is counted of a stream, whoever owned it |
 //! | [`tracks`] | what each media message is |
 //! | [`source`] | the source log as the pipeline reads it |
+//! | [`source_shape`] | what its newest packets tell of the publisher |
 //! | [`codecs`] | when those of a stream that was taken over begin |
 //! | [`replay`] | what is decoded again after a death |
 //! | [`stall`] | what waits in it while nothing moves |
@@ -54,6 +55,7 @@ mod replay;
 mod report;
 mod shadow;
 pub mod source;
+mod source_shape;
 pub mod stall;
 pub mod stream;
 mod totals;

@@ -1,6 +1,7 @@
 //! What the operator sees of a session: counters, rates, states.
 
 use super::source::codec_name;
+use super::source_shape::SourceShape;
 use super::stream::{Stream, destination};
 use super::totals::Totals;
 use super::{Phase, Session};
@@ -261,6 +262,10 @@ fn describe_stream(stream: &Stream, status: &mut SessionStatus) {
     status.frames_lost = totals.frames_lost;
     status.no_anchor = !stream.transcode.has_anchor(&stream.logs);
     status.lag_ms = stream.lag_ms();
+    status.frames_inside = u64::try_from(counts.inside.len()).unwrap_or(u64::MAX);
+    let shape = SourceShape::of(&stream.logs.source);
+    status.keyframe_interval_ms = shape.keyframe_interval_ms;
+    status.av_skew_ms = shape.av_skew_ms;
     let replayed = stream.transcode.replayed();
     status.adoption.replayed_frames = replayed.frames();
     status.adoption.replay_us = replayed.took_us();
@@ -308,7 +313,8 @@ fn rungs(stream: &Stream) -> Vec<RungStatus> {
         };
         let label = rung.label.clone();
         let state = state.to_owned();
-        found.push(RungStatus { label, state, width, height, frames, bytes });
+        let encode_us = stream.transcode.encode_us(position);
+        found.push(RungStatus { label, state, width, height, frames, bytes, encode_us });
     }
     found
 }

@@ -11,7 +11,8 @@ use super::source::{Ceiling, End, First, LogSource, Reading};
 use super::stream::{StreamError, Wake};
 use super::transcode::rate_buckets;
 use crate::pipeline::{
-    Cut, Declared, Follow, LadderState, Pipeline, PipelineSpec, Start, StopOutcome, WarmUp,
+    Cut, Declared, Follow, LadderState, Pipeline, PipelineSpec, Start, StopOutcome, Thumbnails,
+    WarmUp,
 };
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -79,6 +80,7 @@ impl Shadow {
             rungs: plan.rungs.clone(),
             audio: plan.audio,
             blur: plan.blur.clone(),
+            thumbnails: Thumbnails::of(plan),
             limits: plan.limits,
             declared: Declared::default(),
             start: Start::Follow(follow),

@@ -23,6 +23,7 @@ use crate::output::hls::HlsOutput;
 use crate::output::push::{Composed, Connection, Push, PushNews, Wrote};
 use crate::output::record::SeriesId;
 use crate::output::recording::Recording;
+use crate::output::thumbnail;
 use crate::rtmp::amf;
 use crate::rtmp::chunk::{MessageHeader, kind};
 use logs::open_logs;
@@ -435,6 +436,10 @@ impl Stream {
     /// What is still to be done off the io thread for a stream that ends or goes on.
     pub fn take_leftovers(&mut self, found: &mut Vec<Leftover>) {
         found.extend(self.transcode.take_leftovers());
+        if let (Some(path), Some(picture)) = (&self.plan.thumbnail, self.transcode.thumbnail.take())
+        {
+            found.push(thumbnail::write(path.clone(), picture));
+        }
         if self.output_end() == StreamEnd::Over {
             let fed = self.recordings.iter_mut().filter(|recording| recording.is_fed(&self.logs));
             found.extend(fed.filter_map(Recording::finish));
@@ -446,7 +451,9 @@ impl Stream {
     /// Files whose end was not reached in time are finished with what they have.
     pub fn finish_files(&mut self) -> Vec<Leftover> {
         let recordings = self.recordings.iter_mut().filter_map(Recording::finish);
-        recordings.chain(self.hls.as_mut().and_then(HlsOutput::finish)).collect()
+        let hls = self.hls.as_mut().and_then(HlsOutput::finish);
+        let thumbnail = self.plan.thumbnail.take().map(thumbnail::remove);
+        recordings.chain(hls).chain(thumbnail).collect()
     }
 
     /// Lets go of files for another owner.

@@ -22,7 +22,8 @@ use crate::output::cursor::{LogName, Logs, PipelineState};
 use crate::pipeline::bucket::{RateBucket, RateLevel};
 use crate::pipeline::{
     AudioResume, Cut, CutFrame, Declared, EncodedAudio, EncodedPicture, Follow, LadderState,
-    Pipeline, PipelineEvent, PipelineOutput, PipelineSpec, SkipReason, Start, WarmUp,
+    Pipeline, PipelineEvent, PipelineOutput, PipelineSpec, SkipReason, Start, Thumbnail,
+    Thumbnails, WarmUp,
 };
 use crate::rtmp::amf;
 use std::collections::BTreeMap;
@@ -63,6 +64,8 @@ pub struct Transcode {
     ended: Vec<Pipeline>,
     /// A follower that could not be gone on with.
     stale: Option<Shadow>,
+    /// Not taken yet.
+    pub(super) thumbnail: Option<Thumbnail>,
     cut_wish: CutWish,
     seam: Seam,
 }
@@ -130,6 +133,7 @@ impl Transcode {
             ended: Vec::new(),
             cut_wish: CutWish::None,
             stale: None,
+            thumbnail: None,
             seam: Seam::Behind,
         };
         if let (Some(last), true) = (last_frame, plan.transcodes()) {
@@ -212,6 +216,7 @@ impl Transcode {
             rungs: plan.rungs.clone(),
             audio: plan.audio,
             blur: plan.blur.clone(),
+            thumbnails: Thumbnails::of(plan),
             limits: plan.limits,
             // The source log brings it.
             declared: Declared::default(),
@@ -265,6 +270,7 @@ impl Transcode {
                     put(logs, counts, LogName::Audio, &parts, EntryKind::AudioHeader, 0, 0);
                 }
                 PipelineOutput::Audio(audio) => self.take_audio(logs, counts, &audio),
+                PipelineOutput::Thumbnail(picture) => self.thumbnail = Some(picture),
                 PipelineOutput::Skipped { source_index, reason } => {
                     counts.skipped(source_index, reason);
                     if reason == SkipReason::NoKeyframeYet {

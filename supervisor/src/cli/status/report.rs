@@ -57,6 +57,11 @@ fn headline(status: &Status, paint: Paint) -> Vec<String> {
         let viewers = format!("viewers on {}, at {path}", status.viewers.join(", "));
         lines.push(human::printable(&viewers));
     }
+    if !status.consoles.is_empty() {
+        let pages = status.consoles.iter().map(|address| format!("http://{address}/"));
+        let pages = pages.collect::<Vec<_>>().join(", ");
+        lines.push(human::printable(&format!("console on {pages}")));
+    }
     if status.frames_lost > 0 {
         let count = status.frames_lost;
         lines.push(format!("lost: {count} frames, for want of a keyframe to go on from"));

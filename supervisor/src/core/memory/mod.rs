@@ -93,7 +93,7 @@ impl<R: Rules> Core<R> {
 /// What the policy is told of the process in a slot.
 fn look(slot: &Slot) -> Option<Look> {
     let duty = match (&slot.role, &slot.state) {
-        (Role::Dialer | Role::Delivery, _) => return None,
+        (Role::Dialer | Role::Delivery | Role::Console, _) => return None,
         (Role::Worker, State::Serving(_)) => Duty::Serves,
         (Role::Worker, State::Standby(_)) => Duty::StandsBy,
         (Role::Worker, State::Draining(process)) if !process.sessions.is_empty() => Duty::Leaves,

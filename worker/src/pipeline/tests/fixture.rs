@@ -137,6 +137,7 @@ pub fn spec() -> PipelineSpec {
         rungs: vec![rung("180p", 180, 600_000), rung("90p", 90, 200_000)],
         audio: AudioPlan::Aac { bitrate_bps: 96_000, log: LOG },
         blur: Vec::new(),
+        thumbnails: Thumbnails::None,
         limits: StreamLimits {
             width_max: 1920,
             height_max: 1080,

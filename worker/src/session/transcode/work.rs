@@ -6,8 +6,16 @@ use crate::output::cursor::{Logs, PipelineState};
 use crate::session::report::Counts;
 use crate::session::stall::Work;
 use crate::session::stream::StreamError;
+use tasuki_shared::id::RungId;
 
 impl Transcode {
+    /// Time that a rung's encoder has worked here, in microseconds.
+    #[must_use]
+    pub fn encode_us(&self, position: usize) -> u64 {
+        let State::Running(pipeline) = &self.state else { return 0 };
+        u8::try_from(position).map_or(0, |rung| pipeline.encode_us(RungId(rung)))
+    }
+
     /// Is its pipeline still to be begun?
     #[must_use]
     pub fn awaits_begin(&self) -> bool {

@@ -2,7 +2,7 @@ use super::*;
 use std::collections::BTreeMap;
 use tasuki_shared::status::MoveStatus;
 use tasuki_shared::status::{DeathSession, DeathStatus};
-use tasuki_shared::status::{HlsStatus, MemoryStatus};
+use tasuki_shared::status::{HlsStatus, MemoryStatus, Totals};
 
 fn status() -> Status {
     let worker = WorkerStatus {
@@ -53,6 +53,7 @@ fn status() -> Status {
         height,
         frames: 1800,
         bytes: 18 << 20,
+        encode_us: 0,
     };
     let session = SessionStatus {
         id: "65f0-12".into(),
@@ -105,6 +106,7 @@ fn status() -> Status {
         state: "serving".into(),
         listeners: vec!["127.0.0.1:1935".into(), "[::1]:1935".into()],
         viewers: vec!["127.0.0.1:8935".into()],
+        consoles: vec!["127.0.0.1:8936".into()],
         config: "embedded defaults".into(),
         streams_free: 15,
         cpu_percent: 43.6,
@@ -116,6 +118,7 @@ fn status() -> Status {
         sessions_total: 12,
         frames_lost: 0,
         ignored_frames: 0,
+        totals: Totals::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use tasuki_shared::status::{
-    Event, MemoryStatus, MoveStatus, RecycleStatus, SessionStatus, WorkerStatus,
+    Event, MemoryStatus, MoveStatus, RecycleStatus, SessionStatus, Totals, WorkerStatus,
 };
 
 const MIB: u64 = 1 << 20;
@@ -99,6 +99,7 @@ fn status() -> Status {
         state: "serving".into(),
         listeners: vec!["127.0.0.1:1935".into()],
         viewers: Vec::new(),
+        consoles: Vec::new(),
         config: "embedded defaults".into(),
         streams_free: 15,
         cpu_percent: 43.6,
@@ -114,6 +115,7 @@ fn status() -> Status {
         sessions_total: 12,
         frames_lost: 0,
         ignored_frames: 0,
+        totals: Totals::default(),
     }
 }
 

@@ -46,6 +46,7 @@ fn plan(directory: &Path) -> Plan {
         blur: Vec::new(),
         pushes: Vec::new(),
         record: None,
+        thumbnail: None,
         hls: Some(HlsPlan {
             directory: directory.join("live").join("cam"),
             rungs: vec![RungId(0), RungId(1)],

@@ -1,0 +1,82 @@
+//! Connections: a bounded number, each with a bounded wait for what it asks.
+
+use super::health::{Availability, agent_line_without_answer};
+use super::state::State;
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use std::sync::Arc;
+use tasuki_shared::limits::{
+    ACCEPT_PAUSE, CONSOLE_CONNECTIONS_MAX, DELIVERY_HEADER_BYTES_MAX, DELIVERY_HEADER_DEADLINE,
+};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Takes connections until it is dropped. Too many: those that come wait in the kernel's queue.
+pub async fn serve(listener: TcpListener, router: Router, connections: Arc<Semaphore>) {
+    let converse = |socket, permit| {
+        tokio::spawn(converse(socket, router.clone(), permit));
+    };
+    accept(listener, connections, converse).await;
+}
+
+/// Tells each who connects the node's weight, and closes.
+pub async fn agent_check(listener: TcpListener, state: Arc<State>, connections: Arc<Semaphore>) {
+    let tell = |mut socket: TcpStream, permit: OwnedSemaphorePermit| {
+        let state = Arc::clone(&state);
+        tokio::spawn(async move {
+            let line = match state.status().await {
+                Ok(status) => Availability::of(&status).agent_line(),
+                Err(error) => agent_line_without_answer(&error.to_string()),
+            };
+            // A line fits into any socket's buffer: this does not wait.
+            if socket.write_all(line.as_bytes()).await.is_ok() {
+                let _left = socket.shutdown().await;
+            }
+            drop(permit);
+        });
+    };
+    accept(listener, connections, tell).await;
+}
+
+/// As many as may be open at once.
+#[must_use]
+pub fn connections() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(CONSOLE_CONNECTIONS_MAX))
+}
+
+async fn accept(
+    listener: TcpListener,
+    connections: Arc<Semaphore>,
+    take: impl Fn(TcpStream, OwnedSemaphorePermit),
+) {
+    loop {
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((socket, _peer)) => take(socket, permit),
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the console could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn converse(socket: TcpStream, router: Router, permit: OwnedSemaphorePermit) {
+    let first_byte = tokio::time::timeout(DELIVERY_HEADER_DEADLINE, socket.readable());
+    if !matches!(first_byte.await, Ok(Ok(()))) {
+        return;
+    }
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(DELIVERY_HEADER_DEADLINE)
+        .max_buf_size(DELIVERY_HEADER_BYTES_MAX);
+    // Browsers leave in the middle of everything.
+    let service = TowerToHyperService::new(router);
+    let _left = builder.serve_connection(TokioIo::new(socket), service).await;
+    drop(permit);
+}
