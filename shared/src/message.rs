@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Raised with every incompatible change of this file or of the session memory.
-pub const PROTOCOL_VERSION: u16 = 5;
+pub const PROTOCOL_VERSION: u16 = 6;
 
 /// What a process of ours is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -69,6 +69,11 @@ pub enum ToWorker {
     Beat { every_ms: u32 },
     /// Delivery only: what to serve. Fds: the listeners.
     Serve(Box<DeliveryPlan>),
+    /// Delivery only: a live stream whose logs viewers may read, `plan.for_viewers()`. Fds: one per
+    /// `plan.logs()`, open for reading alone.
+    StreamLive { session: SessionId, plan: Box<Plan> },
+    /// Delivery only: nothing more comes in the logs of this session.
+    StreamGone { session: SessionId },
 }
 
 /// Worker or dialer → supervisor.

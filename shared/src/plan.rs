@@ -25,6 +25,7 @@ pub struct Plan {
     pub pushes: Vec<PushPlan>,
     pub record: Option<RecordPlan>,
     pub hls: Option<HlsPlan>,
+    pub flv: Option<FlvPlan>,
 }
 
 /// What a publisher may send; beyond it the publish or the decoder is refused by name.
@@ -137,7 +138,20 @@ pub struct HlsPlan {
     pub window_ms: u64,
 }
 
+/// What of a stream viewers may read from its logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlvPlan {
+    pub rungs: Vec<RungId>,
+}
+
 impl Plan {
+    /// What the process that serves viewers is told: the ladder and its logs, and nothing of where
+    /// else the stream goes, for that may carry secrets.
+    #[must_use]
+    pub fn for_viewers(&self) -> Self {
+        Self { pushes: Vec::new(), record: None, hls: None, ..self.clone() }
+    }
+
     /// The logs this plan needs, in the order in which their fds travel.
     #[must_use]
     pub fn logs(&self) -> Vec<(LogKind, LogSize)> {

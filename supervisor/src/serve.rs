@@ -39,7 +39,7 @@ impl Rules for StaticRules {
 }
 
 fn settings(config: &Config, path: Option<&Path>) -> Settings {
-    let Config { rtmp, status: _, workers, memory, chaos, log: _, delivery: _, keys: _, apps } =
+    let Config { rtmp, status: _, workers, memory, chaos, log: _, delivery: _, keys: _, apps: _ } =
         config;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Settings {
@@ -68,7 +68,7 @@ fn settings(config: &Config, path: Option<&Path>) -> Settings {
         hang_deadline: workers.hang_deadline,
         memory: memory.clone(),
         chaos: *chaos,
-        delivery: apps.values().any(|app| app.hls.is_some()).then(|| viewers(config)),
+        delivery: config.has_viewers().then(|| viewers(config)),
     }
 }
 

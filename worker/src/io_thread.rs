@@ -306,7 +306,11 @@ impl IoThread {
 
     fn take(&mut self, message: ToWorker, fds: Vec<OwnedFd>, now: Instant) {
         match message {
-            ToWorker::Hello { .. } | ToWorker::Connect { .. } | ToWorker::Serve(_) => {}
+            ToWorker::Hello { .. }
+            | ToWorker::Connect { .. }
+            | ToWorker::Serve(_)
+            | ToWorker::StreamLive { .. }
+            | ToWorker::StreamGone { .. } => {}
             ToWorker::Adopt(lease) => self.adopt(*lease, fds, now),
             ToWorker::Verdict { session, verdict } => {
                 self.with_id(session, |s, outbox| s.verdict(verdict, fds, now, outbox));

@@ -5,7 +5,7 @@ use super::{App, Config};
 use crate::id::{PublicName, StreamKey};
 use crate::limits::STREAM_KEY_BYTES_MAX;
 use crate::message::{PublishRequest, RefuseReason};
-use crate::plan::{Plan, PushPlan};
+use crate::plan::{FlvPlan, Plan, PushPlan};
 
 impl Config {
     /// Application known, key known, name legal: the plan. Whether the name is taken is for the
@@ -24,6 +24,7 @@ impl Config {
         Ok(Plan {
             pushes: pushes(app, settings, &name),
             hls: settings.hls.as_ref().map(|hls| hls.plan(&self.hls_root(), app, &name)),
+            flv: settings.flv.clone().map(|rungs| FlvPlan { rungs }),
             app: app.to_owned(),
             name,
             limits: settings.limits,

@@ -373,7 +373,12 @@ impl World {
             | ToWorker::Release { .. }
             | ToWorker::Keep { .. }) => body.inbox.push_back(message),
             ToWorker::Drain => body.drains = true,
-            ToWorker::Purge | ToWorker::Chaos(_) | ToWorker::Beat { .. } | ToWorker::Serve(_) => {}
+            ToWorker::Purge
+            | ToWorker::Chaos(_)
+            | ToWorker::Beat { .. }
+            | ToWorker::Serve(_)
+            | ToWorker::StreamLive { .. }
+            | ToWorker::StreamGone { .. } => {}
         }
     }
 

@@ -16,7 +16,9 @@ use tasuki_shared::limits::{
 use tasuki_shared::message::{
     Admission, DialError, EndReason, Lease, PROTOCOL_VERSION, PublishRequest, RefuseReason, Verdict,
 };
-use tasuki_shared::plan::{AudioPlan, LogSize, Plan, PushPlan, RungKind, RungPlan, StreamLimits};
+use tasuki_shared::plan::{
+    AudioPlan, FlvPlan, LogSize, Plan, PushPlan, RungKind, RungPlan, StreamLimits,
+};
 use tasuki_shared::threads::Looks;
 
 mod anchor;
@@ -56,6 +58,7 @@ impl Rules for KeyIsName {
             pushes: vec![push],
             record: None,
             hls: None,
+            flv: Some(FlvPlan { rungs: vec![tasuki_shared::id::RungId(0)] }),
         })
     }
 }

@@ -105,6 +105,7 @@ impl Vault {
             }
             (Fds::Preparation(_), ToWorker::Prepare(lease)) => self.preparation(lease),
             (Fds::Listeners, _) => Ok(self.listeners.clone()),
+            (Fds::ReadOnlyLogs(session), _) => self.read_only_logs(session),
             (Fds::Bell(session), _) => {
                 let held = self.sessions.get(&session).ok_or(HandoffError::Unknown)?;
                 Ok(vec![held.bell.clone().ok_or(HandoffError::Unknown)?])
@@ -183,6 +184,13 @@ impl Vault {
             held.logs = logs;
         }
         Ok(held.logs.iter().chain(&held.pushes).cloned().collect())
+    }
+
+    /// The logs once more, open for reading alone.
+    fn read_only_logs(&self, session: SessionId) -> Result<Attached, HandoffError> {
+        let held = self.sessions.get(&session).ok_or(HandoffError::Unknown)?;
+        let reopened = held.logs.iter().map(|log| kernel::reopen_read_only(log).map(Arc::new));
+        reopened.collect::<io::Result<_>>().map_err(HandoffError::Log)
     }
 
     /// Keeps a socket that came with a ticket until the core says whose it is.

@@ -92,6 +92,8 @@ async fn serve(inherited: Inherited) -> Result<(), LineError> {
                 | ToWorker::Evidence { .. }
                 | ToWorker::Purge
                 | ToWorker::Serve(_)
+                | ToWorker::StreamLive { .. }
+                | ToWorker::StreamGone { .. }
                 | ToWorker::Chaos(_) => {
                     tracing::warn!("a message for a worker came to the dialer");
                 }
