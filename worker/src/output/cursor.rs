@@ -11,7 +11,6 @@ pub use logs::{LogName, Logs, PacketLog, PipelineState};
 pub use place::Place;
 
 use crate::session::record::{BadSection, Put, Take};
-use tasuki_shared::id::RungId;
 use tasuki_shared::memory::log::{Entry, EntryKind, HeaderIds, HeaderKind};
 
 /// Without a video track for this long (of stream time), audio alone begins.
@@ -185,9 +184,8 @@ impl Cursor {
     /// Everything there is has been sent.
     #[must_use]
     pub fn is_at_end<L: PacketLog>(&self, logs: &Logs<L>) -> bool {
-        let at_head = |name: LogName, index: u64| {
-            logs.get(name).is_none_or(|log| index >= log.head())
-        };
+        let at_head =
+            |name: LogName, index: u64| logs.get(name).is_none_or(|log| index >= log.head());
         match self.feed {
             Feed::Source => at_head(LogName::Source, self.video),
             Feed::Merged { video, audio } => {
@@ -491,6 +489,7 @@ fn header(log: LogName, id: u32, kind: HeaderKind, dts_ms: i64) -> Next {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tasuki_shared::id::RungId;
     use tasuki_shared::memory::log::{self, LogHeads, LogWriter};
     use tasuki_shared::plan::LogSize;
 

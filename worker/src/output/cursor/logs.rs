@@ -58,6 +58,11 @@ impl<L> Logs<L> {
         }
     }
 
+    /// The source first.
+    pub fn all(&self) -> impl Iterator<Item = &L> {
+        std::iter::once(&self.source).chain(&self.audio).chain(self.rungs.iter().flatten())
+    }
+
     #[must_use]
     pub fn get(&self, name: LogName) -> Option<&L> {
         match name {
