@@ -23,6 +23,7 @@ use tasuki_shared::threads::Looks;
 
 mod anchor;
 mod bounds;
+mod delivery;
 mod hang;
 mod leaving;
 mod poison;

@@ -244,6 +244,27 @@ mod tests {
     use tasuki_shared::memory::session::SessionMemory;
     use tasuki_shared::message::Admission;
 
+    /// What viewers are served from can be read and not written; it is the same memory.
+    #[test]
+    fn readers_outside_get_logs_that_they_cannot_write() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut vault, session) = (Vault::default(), SessionId { epoch: 1, counter: 1 });
+        vault.accept(session, listener.accept().unwrap().0);
+        let log = memory::log::create(tasuki_shared::plan::LogSize {
+            payload_bytes: 4096,
+            index_entries: 64,
+        });
+        vault.sessions.get_mut(&session).unwrap().logs.push(Arc::new(log.unwrap()));
+        let mut gone = ToWorker::StreamGone { session };
+        let fds = vault.attach(&mut gone, Fds::ReadOnlyLogs(session)).unwrap();
+        let [reopened] = &fds[..] else { panic!("{} fds", fds.len()) };
+        assert!(memory::log::LogReader::open(reopened, memory::map::Access::Read).is_ok());
+        assert!(memory::log::MappedLog::open(reopened).is_err());
+        assert!(nix::sys::uio::pwrite(reopened, b"x", 0).is_err());
+        assert!(nix::unistd::ftruncate(reopened, 0).is_err());
+    }
+
     #[test]
     fn a_lease_expects_what_the_memory_says_and_what_it_said_before_while_that_is_nothing() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

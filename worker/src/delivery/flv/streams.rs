@@ -44,6 +44,7 @@ pub enum Rendition {
 
 /// One live stream.
 pub struct LiveStream {
+    session: SessionId,
     key: StreamKey,
     plan: Plan,
     logs: RefCell<Logs<LogReader>>,
@@ -102,6 +103,7 @@ impl Streams {
         let key = (app, plan.name.clone());
         let logs = open_logs(&plan, fds)?;
         let stream = LiveStream {
+            session,
             key: key.clone(),
             plan,
             logs: RefCell::new(logs),
@@ -191,6 +193,16 @@ impl LiveStream {
     #[must_use]
     pub fn key(&self) -> &StreamKey {
         &self.key
+    }
+
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    #[must_use]
+    pub fn viewers(&self) -> u32 {
+        self.viewers.get()
     }
 
     #[must_use]

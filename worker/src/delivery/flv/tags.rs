@@ -6,12 +6,12 @@ use crate::media::packet::VideoCodec;
 use crate::rtmp::amf::Writer;
 use tasuki_shared::memory::log::{EntryKind, HeaderKind};
 
-const TAG_HEADER_BYTES: usize = 11;
+const TAG_HEADER_BYTES: u32 = 11;
 /// Codec ids of AAC and of legacy AVC.
 const AAC: f64 = 10.0;
 const AVC: f64 = 7.0;
 /// Longest body that a tag's 24 bits can tell.
-const BODY_BYTES_MAX: usize = 0xFF_FFFF;
+const BODY_BYTES_MAX: u32 = 0xFF_FFFF;
 
 /// What the header announces. A player waits for a track that is announced and never comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,11 +89,12 @@ pub fn put_tag<E>(
     out.extend(time);
     out.extend([extended, 0, 0, 0]);
     let appended = body(out);
-    let length = out.len() - begins - TAG_HEADER_BYTES;
-    match u32::try_from(length).ok().filter(|_| length <= BODY_BYTES_MAX) {
-        Some(length) if appended.is_ok() => {
-            out[begins + 1..begins + 4].copy_from_slice(&length.to_be_bytes()[1..]);
-            out.extend((length + TAG_HEADER_BYTES as u32).to_be_bytes());
+    let whole = u32::try_from(out.len() - begins).ok();
+    match whole.map(|whole| (whole, whole - TAG_HEADER_BYTES)) {
+        Some((whole, length)) if appended.is_ok() && length <= BODY_BYTES_MAX => {
+            let [_, length @ ..] = length.to_be_bytes();
+            out[begins + 1..begins + 4].copy_from_slice(&length);
+            out.extend(whole.to_be_bytes());
         }
         Some(_) | None => out.truncate(begins),
     }
@@ -159,7 +160,7 @@ mod tests {
         assert_eq!(put_tag(TagKind::Audio, 7, &mut out, torn), Err(()));
         assert_eq!(out, b"before");
         let endless = |out: &mut Vec<u8>| {
-            out.resize(BODY_BYTES_MAX + 100, 0);
+            out.resize(BODY_BYTES_MAX as usize + 100, 0);
             Ok::<(), ()>(())
         };
         put_tag(TagKind::Audio, 7, &mut out, endless).unwrap();

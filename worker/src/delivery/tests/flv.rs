@@ -5,7 +5,6 @@ use super::{Root, plan, served_with};
 use crate::delivery::flv::streams::Streams;
 use crate::delivery::flv::tags::TagKind;
 use crate::delivery::flv::viewer::{Filled, Viewer};
-use crate::output::hls::packager::tests::AVCC;
 use futures_util::{SinkExt, StreamExt};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -23,6 +22,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
+/// 160x90, High, 25 fps, by x264.
+const AVCC: &[u8] = &[
+    0x01, 0x64, 0x00, 0x0B, 0xFF, 0xE1, 0x00, 0x1A, 0x67, 0x64, 0x00, 0x0B, 0xAC, 0xD9, 0x42, 0xCD,
+    0xE2, 0x24, 0xC0, 0x44, 0x00, 0x00, 0x03, 0x00, 0x04, 0x00, 0x00, 0x03, 0x00, 0xC8, 0x3C, 0x50,
+    0xA6, 0x58, 0x01, 0x00, 0x06, 0x68, 0xEB, 0xE3, 0xCB, 0x22, 0xC0, 0xFD, 0xF8, 0xF8, 0x00,
+];
 const SOURCE: &str = "/live/live/cam.flv";
 const RUNG: &str = "/live/live/cam/72p.flv";
 /// A viewer that waits for what never comes must not hold a test for longer.
@@ -93,6 +98,12 @@ impl Broadcast {
         streams.live(self.session, self.plan.for_viewers(), &fds).unwrap();
     }
 
+    fn viewers(&self, streams: &Streams) -> u32 {
+        let stream = streams.find(&key()).expect("live");
+        assert_eq!(stream.session(), self.session);
+        stream.viewers()
+    }
+
     fn publish(&self) {
         self.source.publish();
         self.rung.publish();
@@ -110,7 +121,8 @@ impl Broadcast {
                 0 => EntryKind::VideoIdr,
                 _ => EntryKind::VideoInter,
             };
-            let body = [number.to_be_bytes(), (self.session.counter as u32).to_be_bytes()].concat();
+            let session = u32::try_from(self.session.counter).unwrap();
+            let body = [number.to_be_bytes(), session.to_be_bytes()].concat();
             let body: Vec<u8> = body.iter().copied().cycle().take(bytes).collect();
             let entry = self.source.put(&[&body], kind, dts_ms, 0, 0).unwrap();
             self.rung.put(&[&body], kind, dts_ms, 0, entry.index).unwrap();
@@ -136,7 +148,7 @@ fn parse(mut bytes: &[u8]) -> Vec<Tag> {
         let length = u32::from_be_bytes([0, head[1], head[2], head[3]]) as usize;
         let Some((body, rest)) = rest.split_at_checked(length) else { break };
         let Some((back, rest)) = rest.split_at_checked(4) else { break };
-        assert_eq!(back, (length as u32 + 11).to_be_bytes());
+        assert_eq!(back, u32::try_from(length + 11).unwrap().to_be_bytes());
         let time = u32::from_be_bytes([head[7], head[4], head[5], head[6]]);
         tags.push(Tag { kind: head[0], time, body: body.to_vec() });
         bytes = rest;
@@ -205,12 +217,12 @@ async fn watch_socket(address: SocketAddr, path: &str) -> Vec<Tag> {
 
 fn flv_served<F: Future<Output = ()>>(
     label: &str,
-    streams: &Rc<Streams>,
-    test: impl FnOnce(SocketAddr) -> F,
+    stall_max: Duration,
+    test: impl FnOnce(SocketAddr, Rc<Streams>) -> F,
 ) {
-    let root = Root::new(label);
-    served_with(&plan(&root.0), Rc::clone(streams), |address| async move {
-        tokio::time::timeout(BOUND, test(address)).await.expect("in time");
+    let (root, streams) = (Root::new(label), Rc::new(Streams::new(stall_max)));
+    served_with(&plan(&root.0), Rc::clone(&streams), |address| async move {
+        tokio::time::timeout(BOUND, test(address, streams)).await.expect("in time");
     });
 }
 
@@ -225,8 +237,7 @@ async fn begun(streams: &Streams, viewers: u32) {
 /// goes; times begin at nothing.
 #[test]
 fn a_viewer_gets_everything_from_the_newest_keyframe_to_the_end() {
-    let streams = Rc::new(Streams::default());
-    flv_served("flv", &streams, |address| async {
+    flv_served("flv", FLV_STALL_MAX, |address, streams| async move {
         let streams = &streams;
         let mut broadcast = Broadcast::begin(1, 1 << 20);
         broadcast.send(25, 1000);
@@ -261,15 +272,15 @@ fn a_viewer_gets_everything_from_the_newest_keyframe_to_the_end() {
 /// What cannot be had is refused with a reason; HEAD says what a GET would, and watches nothing.
 #[test]
 fn what_is_not_there_is_refused_and_head_is_short() {
-    let streams = Rc::new(Streams::default());
-    flv_served("flv-refusals", &streams, |address| async {
+    flv_served("flv-refusals", FLV_STALL_MAX, |address, streams| async move {
+        let streams = &streams;
         let said = |path: &'static str| async move {
             let response = get(address, path).await;
             (response.status, response.text().trim_end().to_owned())
         };
         assert_eq!(said(SOURCE).await, (404, "no stream of this name".to_owned()));
         let broadcast = Broadcast::begin(1, 1 << 20);
-        broadcast.go_live(&streams);
+        broadcast.go_live(streams);
         let (status, reason) = said("/live/live/cam/1080p.flv").await;
         assert_eq!((status, reason.as_str()), (404, "this rendition is not offered as FLV"));
         broadcast.rung.tell_rung(RungState::Off);
@@ -291,8 +302,7 @@ fn what_is_not_there_is_refused_and_head_is_short() {
 /// A rung that the source already is reads the source; before that is known its viewer waits.
 #[test]
 fn a_rung_is_what_its_log_says_it_has_become() {
-    let streams = Rc::new(Streams::default());
-    flv_served("flv-rungs", &streams, |address| async {
+    flv_served("flv-rungs", FLV_STALL_MAX, |address, streams| async move {
         let streams = &streams;
         let mut broadcast = Broadcast::silent(1, 1 << 20);
         broadcast.go_live(streams);
@@ -315,51 +325,40 @@ fn a_rung_is_what_its_log_says_it_has_become() {
 /// sees it to its end.
 #[test]
 fn a_new_request_gets_the_new_session() {
-    let streams = Rc::new(Streams::default());
-    flv_served("flv-again", &streams, |address| async {
+    flv_served("flv-again", FLV_STALL_MAX, |address, streams| async move {
         let streams = &streams;
         let (mut old, mut new) = (Broadcast::begin(1, 1 << 20), Broadcast::begin(2, 1 << 20));
         old.send(3, 100);
         old.go_live(streams);
-        let (seen_old, seen_new, ()) = tokio::join!(
-            watch(address, SOURCE),
+        let ((seen_old, seen_new), ()) = tokio::join!(
             async {
-                begun(streams, 2).await;
-                Vec::<Tag>::new()
+                let seen_old = watch(address, SOURCE).await;
+                (seen_old, watch(address, SOURCE).await)
             },
             async {
                 begun(streams, 1).await;
-                old.send(1, 100);
-                streams.gone(old.session);
                 new.send(2, 100);
                 new.go_live(streams);
-                // Late word of the old one harms nobody.
+                old.send(1, 100);
                 streams.gone(old.session);
-                let watching = watch(address, SOURCE);
-                let ending = async {
-                    while streams.viewers() == 0 {
-                        tokio::time::sleep(Duration::from_millis(1)).await;
-                    }
-                    // Gone for sure, not just asked to.
-                    new.send(1, 100);
-                    streams.gone(new.session);
-                };
-                let (tags, ()) = tokio::join!(watching, ending);
-                let sessions: Vec<u8> =
-                    tags.iter().filter_map(|tag| tag.body.get(7)).copied().collect();
-                assert!(sessions.ends_with(&[2, 2]), "{sessions:?}");
+                // The viewer of the old one leaves, and comes again.
+                while new.viewers(streams) == 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                streams.gone(new.session);
             }
         );
-        drop(seen_new);
         assert_eq!(pictures(&seen_old), [0, 1, 2, 3]);
+        assert_eq!(pictures(&seen_new), [0, 1]);
+        let session = |tags: &[Tag]| tags.last().map(|tag| tag.body[7]);
+        assert_eq!((session(&seen_old), session(&seen_new)), (Some(1), Some(2)));
     });
 }
 
 /// One that reads nothing is closed within the bound; the writer and the others do not notice.
 #[test]
 fn a_viewer_that_takes_nothing_is_closed() {
-    let streams = Rc::new(Streams::new(Duration::from_millis(300)));
-    flv_served("flv-stall", &streams, |address| async {
+    flv_served("flv-stall", Duration::from_millis(300), |address, streams| async move {
         let streams = &streams;
         let mut broadcast = Broadcast::begin(1, 1 << 20);
         broadcast.go_live(streams);
@@ -392,7 +391,8 @@ fn a_viewer_that_takes_nothing_is_closed() {
 fn viewers_are_bounded() {
     let (root, streams) = (Root::new("flv-bound"), Rc::new(Streams::new(FLV_STALL_MAX)));
     let plan = tasuki_shared::message::DeliveryPlan { connections_max: 2, ..plan(&root.0) };
-    served_with(&plan, Rc::clone(&streams), |address| async {
+    let served = Rc::clone(&streams);
+    served_with(&plan, served, |address| async move {
         let streams = &streams;
         let broadcast = Broadcast::begin(1, 1 << 20);
         broadcast.go_live(streams);
