@@ -33,10 +33,13 @@ use viewer::{Filled, Viewer};
 pub async fn serve(mut viewer: Viewer, mut outlet: impl Outlet) {
     let mut changes = viewer.watching().stream().subscribe();
     let mut farewell = None;
+    // As long as the last one was.
+    let mut room = 0;
     loop {
         changes.mark_unchanged();
-        let mut chunk = Vec::with_capacity(FLV_CHUNK_BYTES);
+        let mut chunk = Vec::with_capacity(room);
         let filled = viewer.fill(&mut chunk);
+        room = chunk.len().min(FLV_CHUNK_BYTES);
         let now = Instant::now();
         let mut until = now + viewer.watching().stall_max();
         if viewer.watching().stream().end() == StreamEnd::Over {
