@@ -4,7 +4,9 @@
 //! block says why it holds.
 
 use crate::limits::STABLE_READS_MAX;
+use nix::fcntl::OFlag;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::stat::Mode;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -243,6 +245,13 @@ pub fn futex_wake_all(word: &AtomicU32) -> io::Result<usize> {
     let woken =
         unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
     usize::try_from(check(woken)?).map_err(io::Error::other)
+}
+
+/// The same file once more, for reading alone (proc(5), /proc/pid/fd).
+pub fn reopen_read_only(fd: &impl AsFd) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    Ok(nix::fcntl::open(path.as_str(), flags, Mode::empty())?)
 }
 
 /// A non-blocking, close-on-exec eventfd.

@@ -227,6 +227,17 @@ pub const DELIVERY_HEADER_BYTES_MAX: usize = 16 * 1024;
 pub const DELIVERY_STALL_MAX: Duration = Duration::from_secs(30);
 /// Of one HTTP/2 connection.
 pub const DELIVERY_REQUESTS_AT_ONCE: u32 = 64;
+/// How often the logs of streams that have FLV viewers are looked at.
+pub const FLV_LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// What is composed at once for one viewer, the last tag excepted, which may be longer. Two of these
+/// wait for the socket at most.
+pub const FLV_CHUNK_BYTES: usize = 64 * 1024;
+/// An FLV viewer that takes no chunk for so long is closed.
+pub const FLV_STALL_MAX: Duration = Duration::from_secs(10);
+/// How long a viewer may take for what is left of a stream that is over.
+pub const FLV_FAREWELL_MAX: Duration = Duration::from_secs(30);
+/// Of a WebSocket message from a viewer, who has nothing to say.
+pub const FLV_HEARD_BYTES_MAX: usize = 4096;
 
 // Console.
 

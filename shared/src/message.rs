@@ -72,6 +72,11 @@ pub enum ToWorker {
     Serve(Box<DeliveryPlan>),
     /// Console only: whom to ask and whom to answer. Fds: the listeners, those of the page first.
     Attend(Box<ConsolePlan>),
+    /// Delivery only: a live stream whose logs viewers may read, `plan.for_viewers()`. Fds: one per
+    /// `plan.logs()`, open for reading alone.
+    StreamLive { session: SessionId, plan: Box<Plan> },
+    /// Delivery only: nothing more comes in the logs of this session.
+    StreamGone { session: SessionId },
 }
 
 /// Worker or dialer → supervisor.

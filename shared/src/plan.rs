@@ -27,6 +27,7 @@ pub struct Plan {
     pub hls: Option<HlsPlan>,
     /// Where its thumbnail is kept, if anybody shows it.
     pub thumbnail: Option<PathBuf>,
+    pub flv: Option<FlvPlan>,
 }
 
 /// What a publisher may send; beyond it the publish or the decoder is refused by name.
@@ -139,6 +140,12 @@ pub struct HlsPlan {
     pub window_ms: u64,
 }
 
+/// What of a stream viewers may read from its logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlvPlan {
+    pub rungs: Vec<RungId>,
+}
+
 /// Of the directory of thumbnails. No application's: `+` is in no public name.
 const THUMBNAILS: &str = "+thumbnails";
 
@@ -149,6 +156,13 @@ pub fn thumbnail_path(hls_root: &Path, app: &str, name: &PublicName) -> PathBuf 
 }
 
 impl Plan {
+    /// What the process that serves viewers is told: the ladder and its logs, and nothing of where
+    /// else the stream goes, for that may carry secrets.
+    #[must_use]
+    pub fn for_viewers(&self) -> Self {
+        Self { pushes: Vec::new(), record: None, hls: None, thumbnail: None, ..self.clone() }
+    }
+
     /// The logs this plan needs, in the order in which their fds travel.
     #[must_use]
     pub fn logs(&self) -> Vec<(LogKind, LogSize)> {

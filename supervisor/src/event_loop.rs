@@ -5,6 +5,7 @@
 //! in order before the next event from outside. Frames to processes go out at the end of a
 //! [`Turn`], many in one datagram.
 
+mod about;
 mod clients;
 mod doors;
 mod loop_clock;
@@ -24,6 +25,7 @@ use crate::io::notify::Notifier;
 use crate::io::oom::OomCounter;
 use crate::io::process::{self, Watched};
 use crate::io::{listen, spawn, status};
+use about::session_of;
 use anyhow::Context;
 use doors::Doors;
 use loop_clock::LoopClock;
@@ -571,27 +573,5 @@ impl Shell {
             | ChannelError::Io(_) => Loss::Broken(error.to_string()),
         };
         self.pending.push_back(Event::ChannelLost { generation, loss });
-    }
-}
-
-fn session_of(body: &ToWorker) -> Option<SessionId> {
-    match body {
-        ToWorker::Adopt(lease) | ToWorker::Prepare(lease) => Some(lease.session),
-        ToWorker::Verdict { session, .. }
-        | ToWorker::Dialed { session, .. }
-        | ToWorker::Unprepare { session }
-        | ToWorker::TakeOver { session, .. }
-        | ToWorker::Release { session, .. }
-        | ToWorker::Keep { session }
-        | ToWorker::End { session, .. } => Some(*session),
-        ToWorker::Hello { .. }
-        | ToWorker::Drain
-        | ToWorker::Purge
-        | ToWorker::Chaos(_)
-        | ToWorker::Connect { .. }
-        | ToWorker::Beat { .. }
-        | ToWorker::Serve(_)
-        | ToWorker::Attend(_)
-        | ToWorker::Evidence { .. } => None,
     }
 }

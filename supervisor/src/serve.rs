@@ -49,7 +49,7 @@ fn settings(config: &Config, path: Option<&Path>) -> Settings {
         delivery: _,
         console: _,
         keys: _,
-        apps,
+        apps: _,
     } = config;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Settings {
@@ -78,7 +78,7 @@ fn settings(config: &Config, path: Option<&Path>) -> Settings {
         hang_deadline: workers.hang_deadline,
         memory: memory.clone(),
         chaos: *chaos,
-        delivery: apps.values().any(|app| app.hls.is_some()).then(|| viewers(config)),
+        delivery: config.has_viewers().then(|| viewers(config)),
         console: (!config.console.listen.is_empty()).then(|| operators(config)),
     }
 }

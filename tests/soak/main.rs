@@ -1,6 +1,7 @@
 //! `./dev soak NAME`: the long versions of what `./dev test` asserts.
 
 mod deaths;
+mod flv;
 mod handoff_faults;
 mod harness;
 mod leak;
@@ -18,6 +19,11 @@ const SOAKS: &[Named] = &[
         name: "harness",
         about: "publishes to the origin directly, over and over: the harness itself [--rounds N]",
         run: harness::run,
+    },
+    Named {
+        name: "flv",
+        about: "workers killed under viewers of FLV, every picture accounted for [--kills N]",
+        run: flv::run,
     },
     Named {
         name: "handoff-faults",

@@ -309,7 +309,9 @@ impl IoThread {
             ToWorker::Hello { .. }
             | ToWorker::Connect { .. }
             | ToWorker::Serve(_)
-            | ToWorker::Attend(_) => {}
+            | ToWorker::Attend(_)
+            | ToWorker::StreamLive { .. }
+            | ToWorker::StreamGone { .. } => {}
             ToWorker::Adopt(lease) => self.adopt(*lease, fds, now),
             ToWorker::Verdict { session, verdict } => {
                 self.with_id(session, |s, outbox| s.verdict(verdict, fds, now, outbox));

@@ -5,7 +5,7 @@ use super::{App, Config};
 use crate::id::{PublicName, StreamKey};
 use crate::limits::STREAM_KEY_BYTES_MAX;
 use crate::message::{PublishRequest, RefuseReason};
-use crate::plan::{Plan, PushPlan, thumbnail_path};
+use crate::plan::{FlvPlan, Plan, PushPlan, thumbnail_path};
 
 impl Config {
     /// Application known, key known, name legal: the plan. Whether the name is taken is for the
@@ -26,6 +26,7 @@ impl Config {
             hls: settings.hls.as_ref().map(|hls| hls.plan(&self.hls_root(), app, &name)),
             thumbnail: (!self.console.listen.is_empty())
                 .then(|| thumbnail_path(&self.hls_root(), app, &name)),
+            flv: settings.flv.clone().map(|rungs| FlvPlan { rungs }),
             app: app.to_owned(),
             name,
             limits: settings.limits,

@@ -256,8 +256,9 @@ fn check_apps(
 ) -> Result<BTreeMap<String, super::App>, Fault> {
     if raw.is_empty() {
         let live = app::check("live", &(0..0), super::raw::RawApp::default())?;
-        let hls = Some(super::Hls::of_all(live.rungs.len()));
-        let live = super::App { hls, ..live };
+        let hls = super::Hls::of_all(live.rungs.len());
+        let flv = Some(hls.rungs.clone());
+        let live = super::App { hls: Some(hls), flv, ..live };
         return Ok(BTreeMap::from([("live".to_owned(), live)]));
     }
     let mut apps = BTreeMap::new();

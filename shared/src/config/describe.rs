@@ -1,6 +1,7 @@
 //! What a configuration comes to on a machine: what `tasuki check` prints.
 
 use super::{App, Authorisation, Config, Hls, Machine, MemoryDescription, SameName};
+use crate::id::RungId;
 use crate::plan::{AudioPlan, RungKind, RungPlan};
 use serde::Serialize;
 use std::fmt;
@@ -45,6 +46,7 @@ pub struct AppDescription {
     pub pushes: Vec<String>,
     pub record: Option<String>,
     pub hls: Option<String>,
+    pub flv: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -87,7 +89,7 @@ impl Config {
                 self.process_count(cores),
                 self.workers.streams_per_worker,
             ),
-            delivery: self.apps.values().any(|app| app.hls.is_some()).then(|| self.viewers()),
+            delivery: self.has_viewers().then(|| self.viewers()),
             console: (!self.console.listen.is_empty()).then(|| self.operators()),
             apps: self.apps.iter().map(|(name, app)| describe_app(name, app)).collect(),
             warnings: self.warnings(),
@@ -115,14 +117,18 @@ impl Config {
 }
 
 fn describe_hls(hls: &Hls, rungs: &[RungPlan]) -> String {
-    let labels = hls.rungs.iter().filter_map(|id| rungs.get(usize::from(id.0)));
-    let labels: Vec<_> = labels.map(|rung| rung.label.as_str()).collect();
     format!(
         "{}, segments of at most {}, the last {}",
-        labels.join(", "),
+        labels(&hls.rungs, rungs),
         duration(hls.target),
         duration(hls.window)
     )
+}
+
+fn labels(ids: &[RungId], rungs: &[RungPlan]) -> String {
+    let labels = ids.iter().filter_map(|id| rungs.get(usize::from(id.0)));
+    let labels: Vec<_> = labels.map(|rung| rung.label.as_str()).collect();
+    labels.join(", ")
 }
 
 fn describe_app(name: &str, app: &App) -> AppDescription {
@@ -153,14 +159,11 @@ fn describe_app(name: &str, app: &App) -> AppDescription {
         pushes: app
             .pushes
             .iter()
-            .map(|push| {
-                let labels = push.rungs.iter().filter_map(|id| app.rungs.get(usize::from(id.0)));
-                let labels: Vec<_> = labels.map(|rung| rung.label.as_str()).collect();
-                format!("{push} ({})", labels.join(", "))
-            })
+            .map(|push| format!("{push} ({})", labels(&push.rungs, &app.rungs)))
             .collect(),
         record: app.record.as_ref().map(|record| record.directory.display().to_string()),
         hls: app.hls.as_ref().map(|hls| describe_hls(hls, &app.rungs)),
+        flv: app.flv.as_ref().map(|flv| labels(flv, &app.rungs)),
     }
 }
 
@@ -249,6 +252,9 @@ impl fmt::Display for AppDescription {
         }
         if let Some(hls) = &self.hls {
             writeln!(f, "  HLS         {hls}")?;
+        }
+        if let Some(flv) = &self.flv {
+            writeln!(f, "  FLV         {flv}")?;
         }
         Ok(())
     }

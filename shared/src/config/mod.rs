@@ -30,7 +30,7 @@ pub use memory::{Amount, Count, Machine, Memory, MemoryDescription, MemoryLimits
 pub use push_url::{PushTarget, RTMP_PORT};
 pub use socket::{RuntimeDirectories, client_sockets, default_socket, default_socket_here};
 
-use crate::id::{PublicName, StreamKey};
+use crate::id::{PublicName, RungId, StreamKey};
 use crate::limits::CONFIG_BYTES_MAX;
 use crate::message::ChaosPlan;
 use crate::plan::{AudioPlan, BlurRect, LogSize, RecordPlan, RungPlan, StreamLimits};
@@ -189,6 +189,8 @@ pub struct App {
     pub pushes: Vec<PushTarget>,
     pub record: Option<RecordPlan>,
     pub hls: Option<Hls>,
+    /// The rungs that viewers may have as FLV.
+    pub flv: Option<Vec<RungId>>,
     pub limits: StreamLimits,
     /// Longest distance of keyframes that the source log is sized for.
     pub gop: Duration,
@@ -274,9 +276,17 @@ impl Config {
     /// is in `running`.
     pub fn keep_viewers_of(&mut self, running: &Self) {
         self.delivery.hls_directory = Some(running.hls_root());
-        if running.apps.values().all(|app| app.hls.is_none()) {
-            self.apps.values_mut().for_each(|app| app.hls = None);
+        if !running.has_viewers() {
+            for app in self.apps.values_mut() {
+                (app.hls, app.flv) = (None, None);
+            }
         }
+    }
+
+    /// Is any application for viewers?
+    #[must_use]
+    pub fn has_viewers(&self) -> bool {
+        self.apps.values().any(|app| app.hls.is_some() || app.flv.is_some())
     }
 
     /// Applications that push to the same place.

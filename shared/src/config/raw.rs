@@ -130,6 +130,7 @@ pub(super) struct RawApp {
     pub push: Vec<RawPush>,
     pub record: Option<RawRecord>,
     pub hls: Option<RawHls>,
+    pub flv: Option<RawFlv>,
     pub limits: RawLimits,
 }
 
@@ -199,6 +200,13 @@ pub(super) struct RawHls {
     pub rungs: Option<Spanned<Vec<Spanned<String>>>>,
     pub target_duration: Option<Spanned<Time>>,
     pub window: Option<Spanned<Time>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawFlv {
+    pub offer: Option<bool>,
+    pub rungs: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -81,6 +81,7 @@ fn every_key_is_in_the_manual_and_the_manual_has_no_other() {
         ("[[apps.NAME.push]]", "[[apps.x.push]]\nqqq = 1"),
         ("[apps.NAME.record]", "[apps.x.record]\nqqq = 1"),
         ("[apps.NAME.hls]", "[apps.x.hls]\nqqq = 1"),
+        ("[apps.NAME.flv]", "[apps.x.flv]\nqqq = 1"),
         ("[apps.NAME.limits]", "[apps.x.limits]\nqqq = 1"),
     ] {
         assert_eq!(documented_keys(heading), known_keys(probe), "{heading}");
@@ -420,6 +421,23 @@ fn delivery_and_hls_are_checked() {
     }
 }
 
+/// What is packaged can be had as FLV, unless the file says otherwise; and FLV alone is possible.
+#[test]
+fn flv_follows_hls_until_it_is_said_otherwise() {
+    let flv = |text: &str| {
+        let config = parse(text).unwrap();
+        assert_eq!(config.has_viewers(), text.contains("flv") || text.contains("hls"));
+        let rungs = config.apps["live"].flv.clone();
+        rungs.map(|rungs| rungs.into_iter().map(|RungId(rung)| rung).collect::<Vec<_>>())
+    };
+    assert_eq!(flv("[apps.live]"), None);
+    assert_eq!(flv("[apps.live.hls]\nrungs = [\"720p\"]"), Some(vec![1]));
+    assert_eq!(flv("[apps.live.hls]\n[apps.live.flv]\nrungs = [\"source\"]"), Some(vec![0]));
+    assert_eq!(flv("[apps.live.hls]\n[apps.live.flv]\noffer = false"), None);
+    assert_eq!(flv("[apps.live.flv]"), Some(vec![0, 1, 2, 3]));
+    assert!(refusal("[apps.live.flv]\nrungs = [\"1p\"]").contains("no rung has this label"));
+}
+
 /// What a reload changes of delivery waits for a restart, and streams go on to where it looks.
 #[test]
 fn a_reload_keeps_the_viewers_where_they_are() {
@@ -431,5 +449,5 @@ fn a_reload_keeps_the_viewers_where_they_are() {
     assert!(new.apps["more"].hls.is_some());
     let mut new = parse(changed).unwrap();
     new.keep_viewers_of(&parse("[apps.live]").unwrap());
-    assert!(new.apps.values().all(|app| app.hls.is_none()));
+    assert!(!new.has_viewers());
 }

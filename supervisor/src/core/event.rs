@@ -224,6 +224,8 @@ pub enum Fds {
     Bell(SessionId),
     /// Those that a process of this role serves.
     Listeners(Role),
+    /// The logs of a live stream, open for reading alone.
+    ReadOnlyLogs(SessionId),
     /// The socket that came with `ticket`; our dup of it becomes the push's connection.
     Dialed {
         session: SessionId,

@@ -247,6 +247,7 @@ impl<R: Rules> Core<R> {
             }
             Fds::Preparation(_) | Fds::Bell(_) => self.call_off(now, id, Outcome::Kept(what)),
             Fds::Dialed { push, .. } => self.dial_not_sent(id, push, what),
+            Fds::ReadOnlyLogs(_) => self.not_told_live(id, what),
             Fds::None | Fds::Listeners(_) => self.end_session(now, id, EndReason::Resource(what)),
         }
     }
@@ -313,10 +314,11 @@ impl<R: Rules> Core<R> {
         }
         let Some(session) = self.sessions.remove(&id) else { return };
         self.seats.change(session.peer, Some(session.seat), None);
-        if let Some(key) = session.publish.live_name()
-            && self.names.get(&key) == Some(&id)
-        {
-            self.names.remove(&key);
+        if let Some(key) = session.publish.live_name() {
+            if self.names.get(&key) == Some(&id) {
+                self.names.remove(&key);
+            }
+            self.tell_gone(id);
         }
         self.orphans.retain(|orphan| *orphan != id);
         self.effects.push(Effect::Close { session: id });

@@ -18,6 +18,7 @@
 //! | [`owner_word`] | what becomes of it by what its owner word says |
 //! | [`recycle`] | replacing a worker under its sessions |
 //! | [`rotation`] | which recycles, in which order, and who is told |
+//! | [`delivery`] | what is told of live streams to who serves viewers |
 //! | [`dial`] | connections that pushes ask for |
 //! | [`memory`] | which worker has grown too much |
 //! | [`drain`] | leaving |
@@ -27,6 +28,7 @@
 
 pub mod admission;
 pub mod deaths;
+pub mod delivery;
 pub mod dial;
 pub mod drain;
 pub mod event;

@@ -340,6 +340,7 @@ impl<R: Rules> Core<R> {
         if let Some(name) = name.filter(|name| self.names.get(name) == Some(&id)) {
             self.names.remove(&name);
         }
+        self.tell_gone(id);
         for push in pushes {
             self.effects.push(Effect::DropPush { session: id, push });
         }

@@ -234,6 +234,7 @@ impl<R: Rules> Core<R> {
             Announcement::new(Loudness::Info, "session_live", detail).of_session(id, Some(name));
         self.effects.push(Effect::Announce(announcement));
         self.send_verdict(generation, id, Verdict::Allow(plan));
+        self.tell_live(id);
     }
 
     fn refuse_publish(
@@ -282,6 +283,7 @@ impl<R: Rules> Core<R> {
                 if let Some(name) = name.filter(|name| self.names.get(name) == Some(&id)) {
                     self.names.remove(&name);
                 }
+                self.tell_gone(id);
                 self.refuse_publish(generation, id, request, RefuseReason::NoResource);
             }
             other @ (Publish::Nothing | Publish::Refused { .. } | Publish::AwaitsName { .. }) => {

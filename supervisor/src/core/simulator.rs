@@ -377,7 +377,9 @@ impl World {
             | ToWorker::Chaos(_)
             | ToWorker::Beat { .. }
             | ToWorker::Serve(_)
-            | ToWorker::Attend(_) => {}
+            | ToWorker::Attend(_)
+            | ToWorker::StreamLive { .. }
+            | ToWorker::StreamGone { .. } => {}
         }
     }
 

@@ -16,11 +16,14 @@ use tasuki_shared::limits::{
 use tasuki_shared::message::{
     Admission, DialError, EndReason, Lease, PROTOCOL_VERSION, PublishRequest, RefuseReason, Verdict,
 };
-use tasuki_shared::plan::{AudioPlan, LogSize, Plan, PushPlan, RungKind, RungPlan, StreamLimits};
+use tasuki_shared::plan::{
+    AudioPlan, FlvPlan, LogSize, Plan, PushPlan, RungKind, RungPlan, StreamLimits,
+};
 use tasuki_shared::threads::Looks;
 
 mod anchor;
 mod bounds;
+mod delivery;
 mod hang;
 mod leaving;
 mod poison;
@@ -57,6 +60,7 @@ impl Rules for KeyIsName {
             record: None,
             hls: None,
             thumbnail: None,
+            flv: Some(FlvPlan { rungs: vec![tasuki_shared::id::RungId(0)] }),
         })
     }
 }

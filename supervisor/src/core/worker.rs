@@ -316,6 +316,8 @@ impl<R: Rules> Core<R> {
             }
             Role::Dialer => {}
             Role::Delivery => {
+                // First what there is, then who asks for it.
+                self.tell_all_live(generation);
                 if let Some(delivery) = &self.settings.delivery {
                     let plan = Box::new(delivery.plan.clone());
                     self.send(generation, ToWorker::Serve(plan), Fds::Listeners(Role::Delivery));

@@ -105,6 +105,7 @@ impl Vault {
             }
             (Fds::Preparation(_), ToWorker::Prepare(lease)) => self.preparation(lease),
             (Fds::Listeners(role), _) => Ok(self.listeners.get(&role).cloned().unwrap_or_default()),
+            (Fds::ReadOnlyLogs(session), _) => self.read_only_logs(session),
             (Fds::Bell(session), _) => {
                 let held = self.sessions.get(&session).ok_or(HandoffError::Unknown)?;
                 Ok(vec![held.bell.clone().ok_or(HandoffError::Unknown)?])
@@ -185,6 +186,13 @@ impl Vault {
         Ok(held.logs.iter().chain(&held.pushes).cloned().collect())
     }
 
+    /// The logs once more, open for reading alone.
+    fn read_only_logs(&self, session: SessionId) -> Result<Attached, HandoffError> {
+        let held = self.sessions.get(&session).ok_or(HandoffError::Unknown)?;
+        let reopened = held.logs.iter().map(|log| kernel::reopen_read_only(log).map(Arc::new));
+        reopened.collect::<io::Result<_>>().map_err(HandoffError::Log)
+    }
+
     /// Keeps a socket that came with a ticket until the core says whose it is.
     pub fn keep_dialed(&mut self, ticket: u64, socket: OwnedFd) {
         self.dialed.insert(ticket, socket);
@@ -235,6 +243,27 @@ mod tests {
     use tasuki_shared::memory::owner;
     use tasuki_shared::memory::session::SessionMemory;
     use tasuki_shared::message::Admission;
+
+    /// What viewers are served from can be read and not written; it is the same memory.
+    #[test]
+    fn readers_outside_get_logs_that_they_cannot_write() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut vault, session) = (Vault::default(), SessionId { epoch: 1, counter: 1 });
+        vault.accept(session, listener.accept().unwrap().0);
+        let log = memory::log::create(tasuki_shared::plan::LogSize {
+            payload_bytes: 4096,
+            index_entries: 64,
+        });
+        vault.sessions.get_mut(&session).unwrap().logs.push(Arc::new(log.unwrap()));
+        let mut gone = ToWorker::StreamGone { session };
+        let fds = vault.attach(&mut gone, Fds::ReadOnlyLogs(session)).unwrap();
+        let [reopened] = &fds[..] else { panic!("{} fds", fds.len()) };
+        assert!(memory::log::LogReader::open(reopened, memory::map::Access::Read).is_ok());
+        assert!(memory::log::MappedLog::open(reopened).is_err());
+        assert!(nix::sys::uio::pwrite(reopened, b"x", 0).is_err());
+        assert!(nix::unistd::ftruncate(reopened, 0).is_err());
+    }
 
     #[test]
     fn a_lease_expects_what_the_memory_says_and_what_it_said_before_while_that_is_nothing() {

@@ -73,6 +73,8 @@ async fn serve(inherited: Inherited) -> Result<Exit, LineError> {
                     | ToWorker::Chaos(_)
                     | ToWorker::Connect { .. }
                     | ToWorker::Serve(_)
+                    | ToWorker::StreamLive { .. }
+                    | ToWorker::StreamGone { .. }
                     | ToWorker::Evidence { .. } => {
                         tracing::warn!("a message for another role came to the console");
                     }

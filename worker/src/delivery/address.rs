@@ -7,6 +7,7 @@ use tasuki_shared::id::PublicName;
 /// All paths begin with it.
 const PREFIX: &str = "/live/";
 const PLAYLIST: &str = "index.m3u8";
+const FLV: &str = ".flv";
 
 /// A stream and what of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,10 +20,26 @@ pub struct Address {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     Multivariant,
-    Playlist { label: PublicName, reload: Reload },
-    Init { label: PublicName, hash: InitHash },
-    Part { label: PublicName, number: PartNumber },
-    Segment { label: PublicName, number: u64 },
+    Playlist {
+        label: PublicName,
+        reload: Reload,
+    },
+    Init {
+        label: PublicName,
+        hash: InitHash,
+    },
+    Part {
+        label: PublicName,
+        number: PartNumber,
+    },
+    Segment {
+        label: PublicName,
+        number: u64,
+    },
+    /// Without a label the source.
+    Flv {
+        label: Option<PublicName>,
+    },
 }
 
 /// Delivery directives of a playlist request (RFC 8216bis, 6.2.5).
@@ -43,7 +60,7 @@ pub enum Until {
 /// Why there is no such address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoAddress {
-    #[error("there is nothing here; a stream is at /live/APPLICATION/NAME/index.m3u8")]
+    #[error("there is nothing here; a stream is at /live/APPLICATION/NAME/index.m3u8 or NAME.flv")]
     Unknown,
     #[error("_HLS_msn is not a number")]
     BadSegment,
@@ -58,16 +75,22 @@ pub enum NoAddress {
 impl Address {
     pub fn parse(path: &str, query: Option<&str>) -> Result<Self, NoAddress> {
         let mut steps = path.strip_prefix(PREFIX).ok_or(NoAddress::Unknown)?.split('/');
-        let mut named = || {
-            let step = steps.next().ok_or(NoAddress::Unknown)?;
-            PublicName::parse(step).map_err(|_| NoAddress::Unknown)
-        };
-        let (app, name) = (named()?, named()?);
+        let mut step = || steps.next().ok_or(NoAddress::Unknown);
+        let (app, name) = (named(step()?)?, step()?);
         let rest: Vec<&str> = steps.collect();
         let what = match rest.as_slice() {
+            // A name may itself end so: its own FLV is then at `cam.flv.flv`.
+            [] => {
+                let name = named(name.strip_suffix(FLV).ok_or(NoAddress::Unknown)?)?;
+                return Ok(Self { app, name, what: What::Flv { label: None } });
+            }
             [PLAYLIST] => What::Multivariant,
+            [file] => {
+                let label = named(file.strip_suffix(FLV).ok_or(NoAddress::Unknown)?)?;
+                What::Flv { label: Some(label) }
+            }
             [label, file] => {
-                let label = PublicName::parse(label).map_err(|_| NoAddress::Unknown)?;
+                let label = named(label)?;
                 if *file == PLAYLIST {
                     What::Playlist { label, reload: Reload::parse(query.unwrap_or(""))? }
                 } else {
@@ -76,8 +99,12 @@ impl Address {
             }
             _ => return Err(NoAddress::Unknown),
         };
-        Ok(Self { app, name, what })
+        Ok(Self { app, name: named(name)?, what })
     }
+}
+
+fn named(step: &str) -> Result<PublicName, NoAddress> {
+    PublicName::parse(step).map_err(|_| NoAddress::Unknown)
 }
 
 fn media(label: PublicName, file: &str) -> Option<What> {
@@ -154,8 +181,14 @@ mod tests {
         let number = PartNumber { segment: 12, part: 0 };
         let part = What::Part { label: label.clone(), number };
         assert_eq!(what("/live/a/b/720p/12.0.m4s", None), Ok(part));
-        let segment = What::Segment { label, number: 12 };
+        let segment = What::Segment { label: label.clone(), number: 12 };
         assert_eq!(what("/live/a/b/720p/12.m4s", None), Ok(segment));
+        assert_eq!(what("/live/a/b.flv", Some("token=1")), Ok(What::Flv { label: None }));
+        assert_eq!(what("/live/a/b/720p.flv", None), Ok(What::Flv { label: Some(label) }));
+        let odd = Address::parse("/live/a/b.flv.flv", None).unwrap();
+        assert_eq!((odd.name, odd.what), (name("b.flv"), What::Flv { label: None }));
+        let odd = Address::parse("/live/a/b.flv/index.m3u8", None).unwrap();
+        assert_eq!((odd.name, odd.what), (name("b.flv"), What::Multivariant));
     }
 
     /// Whatever could leave the directory of a stream is no address.
@@ -178,6 +211,11 @@ mod tests {
             "/live/a/b/720p/init.ff.mp4",
             "/other/a/b/index.m3u8",
             "/live/a/b/720p/12.0.m4s/x",
+            "/live/a/.flv",
+            "/live/a/b/.flv",
+            "/live/a/../b.flv",
+            "/live/a/b/720p/x.flv",
+            "/live/a.flv",
         ] {
             assert_eq!(what(path, None), Err(NoAddress::Unknown), "{path}");
         }

@@ -1,5 +1,6 @@
 //! What goes back to a viewer: status, headers, body. Pure but for the compression of a text.
 
+use super::flv::outlet::AnswerBody;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -8,14 +9,14 @@ use http::header::{
     ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, RANGE, VARY,
 };
 use http::{HeaderMap, Response, StatusCode};
-use http_body_util::Full;
 use std::cell::OnceCell;
 use std::io::Write as _;
 
-pub type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<AnswerBody>;
 
 const PLAYLIST: &str = "application/vnd.apple.mpegurl";
 const MEDIA: &str = "video/mp4";
+const FLV: &str = "video/x-flv";
 const TEXT: &str = "text/plain; charset=utf-8";
 const CORS: HeaderName = http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 /// What scripts may read beside the simple headers.
@@ -108,6 +109,16 @@ pub fn media(body: &Bytes, name: &str, request: &HeaderMap, keep: Keep) -> Answe
     answer
 }
 
+/// A body that comes piece by piece, of which nothing may be kept.
+#[must_use]
+pub fn flv(body: AnswerBody) -> Answer {
+    let mut answer = Response::new(body);
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(FLV));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
 /// A refusal with its reason in a sentence.
 #[must_use]
 pub fn refusal(status: StatusCode, reason: &str) -> Answer {
@@ -176,14 +187,14 @@ impl Range {
 }
 
 fn full(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
-    let mut answer = Response::new(Full::new(body));
+    let mut answer = Response::new(AnswerBody::from(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
 }
 
 fn not_modified(etag: &HeaderValue, keep: Keep) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::new()));
+    let mut answer = Response::new(AnswerBody::from(Bytes::new()));
     *answer.status_mut() = StatusCode::NOT_MODIFIED;
     answer.headers_mut().insert(ETAG, etag.clone());
     answer.headers_mut().insert(CACHE_CONTROL, keep.value());

@@ -8,14 +8,17 @@
 //! | [`catalogue`] | which streams there are, by inotify |
 //! | [`serve`] | finding, waiting, answering |
 //! | [`answer`] | status, headers, bodies |
+//! | [`flv`] | live streams from their logs |
 //! | [`tls`] | certificates |
 //!
-//! Stateless: what it knows it reads from the streams' directories. It may die at any moment; its
+//! Stateless: what it knows it reads from the streams' directories, and is told again by the
+//! supervisor of the streams whose logs it may read. It may die at any moment; its
 //! listeners are the supervisor's, so that who connects meanwhile waits for the next process.
 
 pub mod address;
 pub mod answer;
 pub mod catalogue;
+pub mod flv;
 pub mod playlist;
 pub mod rendition;
 mod role;
@@ -25,6 +28,7 @@ pub mod tls;
 pub use role::run;
 
 use catalogue::Catalogue;
+use flv::streams::Streams;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -46,7 +50,8 @@ use tls::{Tls, TlsError};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::spawn_local;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, spawn_local};
 
 /// Why nothing can be served.
 #[derive(Debug, thiserror::Error)]
@@ -70,11 +75,26 @@ struct Shared {
 }
 
 /// Counted while it is open.
-struct Connection(Rc<Shared>);
+pub struct Connection {
+    shared: Rc<Shared>,
+    broken: Notify,
+}
+
+impl Connection {
+    fn open(shared: &Rc<Shared>) -> Rc<Self> {
+        shared.connections.set(shared.connections.get() + 1);
+        Rc::new(Self { shared: Rc::clone(shared), broken: Notify::new() })
+    }
+
+    /// Closes it, whatever waits to be sent.
+    pub fn break_off(&self) {
+        self.broken.notify_one();
+    }
+}
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get() - 1);
+        self.shared.connections.set(self.shared.connections.get() - 1);
     }
 }
 
@@ -82,6 +102,7 @@ impl Drop for Connection {
 pub fn start(
     plan: &DeliveryPlan,
     listeners: Vec<std::net::TcpListener>,
+    streams: Rc<Streams>,
 ) -> Result<Serving, DeliveryError> {
     let root = |error| DeliveryError::Root { path: plan.hls_root.clone(), error };
     let catalogue = Catalogue::open(&plan.hls_root).map_err(root)?;
@@ -90,7 +111,12 @@ pub fn start(
         None => None,
     };
     let shared = Rc::new(Shared {
-        server: Server::new(catalogue, &plan.allow_origin),
+        server: Server::new(
+            catalogue,
+            Rc::clone(&streams),
+            &plan.allow_origin,
+            plan.connections_max,
+        ),
         tls: tls.map(RefCell::new),
         connections_max: plan.connections_max,
         connections: Cell::new(0),
@@ -103,13 +129,24 @@ pub fn start(
         tasks.push(spawn_local(accept(Rc::clone(&shared), listener)));
     }
     tasks.push(spawn_local(watch(Rc::clone(&shared))));
-    Ok(Serving { shared, tasks })
+    let following = Following(spawn_local(streams.follow()));
+    Ok(Serving { shared, tasks, _following: following })
 }
 
 /// Ends what it serves when it is dropped; connections go on until they are idle.
 pub struct Serving {
     shared: Rc<Shared>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
+    tasks: Vec<JoinHandle<()>>,
+    /// As long as there are viewers.
+    _following: Following,
+}
+
+struct Following(JoinHandle<()>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Serving {
@@ -189,8 +226,7 @@ fn admit(shared: &Rc<Shared>, socket: TcpStream) {
         }
         return;
     }
-    shared.connections.set(shared.connections.get() + 1);
-    let connection = Connection(Rc::clone(shared));
+    let connection = Connection::open(shared);
     // A viewer that takes nothing holds its connection no longer than this.
     let stall_ms = u32::try_from(DELIVERY_STALL_MAX.as_millis()).unwrap_or(u32::MAX);
     let _as_good_without = setsockopt(&socket, sockopt::TcpUserTimeout, &stall_ms);
@@ -215,11 +251,14 @@ fn admit(shared: &Rc<Shared>, socket: TcpStream) {
     });
 }
 
-async fn converse(connection: Connection, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
-    let shared = Rc::clone(&connection.0);
+async fn converse(
+    connection: Rc<Connection>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) {
+    let asked = Rc::clone(&connection);
     let answer = service_fn(move |request| {
-        let shared = Rc::clone(&shared);
-        async move { Ok::<_, Infallible>(shared.server.answer(request).await) }
+        let connection = Rc::clone(&asked);
+        async move { Ok::<_, Infallible>(connection.shared.server.answer(request, &connection).await) }
     });
     let mut builder = auto::Builder::new(Local);
     builder
@@ -236,8 +275,10 @@ async fn converse(connection: Connection, stream: impl AsyncRead + AsyncWrite + 
         .keep_alive_interval(DELIVERY_STALL_MAX)
         .keep_alive_timeout(DELIVERY_HEADER_DEADLINE);
     // Viewers leave in the middle of everything; that is nobody's fault.
-    let _left = builder.serve_connection(TokioIo::new(stream), answer).await;
-    drop(connection);
+    tokio::select! {
+        _left = builder.serve_connection_with_upgrades(TokioIo::new(stream), answer) => {}
+        () = connection.broken.notified() => {}
+    }
 }
 
 /// Runs a connection's tasks on this thread.

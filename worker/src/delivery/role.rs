@@ -1,9 +1,11 @@
 //! The process around delivery: told what to serve, it serves until it is drained or alone.
 
+use super::flv::streams::Streams;
 use super::{LEAVING_MAX, Serving, start};
 use crate::control::{Line, LineError};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Duration;
 use tasuki_shared::channel::ChannelError;
 use tasuki_shared::exit::Exit;
@@ -41,19 +43,27 @@ pub fn run(inherited: Inherited) -> Exit {
 async fn serve(inherited: Inherited) -> Result<Exit, LineError> {
     let mut line = Line::open(inherited)?;
     let mut beats = tokio::time::interval(HEARTBEAT_INTERVAL);
+    let streams = Rc::new(Streams::default());
     let mut serving: Option<Serving> = None;
     loop {
         tokio::select! {
             received = line.recv() => {
                 let (message, fds) = received?;
                 match message {
-                    ToWorker::Serve(plan) => match begin(&plan, fds) {
+                    ToWorker::Serve(plan) => match begin(&plan, fds, &streams) {
                         Ok(begun) => {
                             serving = Some(begun);
                             line.send(FromWorker::Ready, Vec::new())?;
                         }
                         Err(exit) => return Ok(exit),
                     },
+                    ToWorker::StreamLive { session, plan } => {
+                        let name = plan.name.clone();
+                        if let Err(error) = streams.live(session, *plan, &fds) {
+                            tracing::error!(%error, %name, "a stream cannot be watched as FLV");
+                        }
+                    }
+                    ToWorker::StreamGone { session } => streams.gone(session),
                     ToWorker::Drain => break,
                     ToWorker::Beat { every_ms } => {
                         let every = Duration::from_millis(u64::from(every_ms));
@@ -95,9 +105,9 @@ async fn serve(inherited: Inherited) -> Result<Exit, LineError> {
     Ok(Exit::Done)
 }
 
-fn begin(plan: &DeliveryPlan, fds: Vec<OwnedFd>) -> Result<Serving, Exit> {
+fn begin(plan: &DeliveryPlan, fds: Vec<OwnedFd>, streams: &Rc<Streams>) -> Result<Serving, Exit> {
     let listeners = fds.into_iter().map(TcpListener::from).collect();
-    start(plan, listeners).map_err(|error| {
+    start(plan, listeners, Rc::clone(streams)).map_err(|error| {
         tracing::error!(%error, "viewers cannot be served");
         Exit::Failure
     })

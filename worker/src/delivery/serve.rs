@@ -3,8 +3,13 @@
 use super::address::{Address, NoAddress, Reload, Until, What};
 use super::answer::{self, Answer, Keep, Text};
 use super::catalogue::{Catalogue, Stream, StreamKey};
+use super::flv::outlet::BodyOutlet;
+use super::flv::streams::{Rendition as FlvRendition, Streams};
+use super::flv::upgrade::{self, Handshake};
+use super::flv::viewer::Viewer;
 use super::playlist::{self, Ending, Extent, Sibling};
 use super::rendition::{Rendition, Standing};
+use super::{Connection, flv};
 use crate::output::hls::place::PartNumber;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
@@ -14,6 +19,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use tasuki_shared::id::PublicName;
 use tasuki_shared::limits::{DELIVERY_TEXTS_MAX, DELIVERY_WAITING_MAX};
+use tokio::task::spawn_local;
 
 /// Segments beyond the newest one that a client may ask for (RFC 8216bis, 6.2.5.2).
 const SEGMENTS_AHEAD_MAX: u64 = 2;
@@ -29,6 +35,8 @@ pub struct Server {
     /// Rendered once for all who ask, with the version that they are of.
     texts: RefCell<HashMap<TextKey, (u64, Rc<Text>)>>,
     waiting: Cell<usize>,
+    streams: Rc<Streams>,
+    flv_viewers_max: u32,
 }
 
 type TextKey = (StreamKey, Option<(PublicName, IsDelta)>);
@@ -54,6 +62,10 @@ type Refusal = (StatusCode, &'static str);
 
 const NO_STREAM: Refusal = (StatusCode::NOT_FOUND, "no stream of this name");
 const TOO_MANY: Refusal = (StatusCode::SERVICE_UNAVAILABLE, "too many requests wait here");
+const NOT_OFFERED: Refusal = (StatusCode::NOT_FOUND, "this rendition is not offered as FLV");
+const LARGER_THAN_SOURCE: Refusal =
+    (StatusCode::NOT_FOUND, "this rendition would be larger than the source");
+const TOO_MANY_VIEWERS: Refusal = (StatusCode::SERVICE_UNAVAILABLE, "too many viewers");
 const TOO_LATE: Refusal = (StatusCode::SERVICE_UNAVAILABLE, "it did not come in time");
 
 /// Counted while it waits.
@@ -67,23 +79,33 @@ impl Drop for Waiting<'_> {
 
 impl Server {
     #[must_use]
-    pub fn new(catalogue: Catalogue, allow_origin: &str) -> Self {
+    pub fn new(
+        catalogue: Catalogue,
+        streams: Rc<Streams>,
+        allow_origin: &str,
+        flv_viewers_max: u32,
+    ) -> Self {
         let any = HeaderValue::from_static("*");
         Self {
             catalogue: RefCell::new(catalogue),
             allow_origin: HeaderValue::from_str(allow_origin).unwrap_or(any),
             texts: RefCell::default(),
             waiting: Cell::new(0),
+            streams,
+            flv_viewers_max,
         }
     }
 
     /// Answers one request; its body is not looked at.
-    pub async fn answer<B>(&self, request: Request<B>) -> Answer {
+    pub async fn answer<B>(&self, mut request: Request<B>, connection: &Rc<Connection>) -> Answer {
         let mut answer = match *request.method() {
             Method::OPTIONS => answer::preflight(),
             Method::GET | Method::HEAD => {
                 let uri = request.uri();
                 match Address::parse(uri.path(), uri.query()) {
+                    Ok(Address { app, name, what: What::Flv { label } }) => {
+                        self.flv(&(app, name), label.as_ref(), &mut request, connection)
+                    }
                     Ok(address) => self.find(address, request.headers()).await,
                     Err(NoAddress::Unknown) => {
                         answer::refusal(StatusCode::NOT_FOUND, &NoAddress::Unknown.to_string())
@@ -137,10 +159,52 @@ impl Server {
                 let PartNumber { segment, part } = number;
                 self.media(&key, look, &format!("{segment}.{part}"), headers).await
             }
+            // Answered without waiting.
+            What::Flv { .. } => refused(NO_STREAM),
             What::Segment { label, number } => {
                 let look = |stream: &Stream| segment(stream, &label, number);
                 self.media(&key, look, &number.to_string(), headers).await
             }
+        }
+    }
+
+    /// A live stream from its logs, over HTTP or over a WebSocket.
+    fn flv<B>(
+        &self,
+        key: &StreamKey,
+        label: Option<&PublicName>,
+        request: &mut Request<B>,
+        connection: &Rc<Connection>,
+    ) -> Answer {
+        let found = self.streams.find(key).ok_or(NO_STREAM).and_then(|stream| {
+            let rung = stream.rung(label).ok_or(NOT_OFFERED)?;
+            match stream.rendition(rung) {
+                FlvRendition::Off => Err(LARGER_THAN_SOURCE),
+                FlvRendition::Reads(_) | FlvRendition::Later => Ok((stream, rung)),
+            }
+        });
+        let (stream, rung) = match found {
+            Ok(found) => found,
+            Err(refusal) => return refused(refusal),
+        };
+        if self.streams.viewers() >= self.flv_viewers_max {
+            return refused(TOO_MANY_VIEWERS);
+        }
+        if *request.method() == Method::HEAD {
+            return answer::flv(Bytes::new().into());
+        }
+        let viewer = || Viewer::new(self.streams.watch(stream), rung);
+        match Handshake::of(request.version(), request.headers(), &self.allow_origin) {
+            Handshake::None => {
+                let (outlet, body) = BodyOutlet::new(Rc::clone(connection));
+                spawn_local(flv::serve(viewer(), outlet));
+                answer::flv(body)
+            }
+            Handshake::Good(accept) => {
+                let upgrade = hyper::upgrade::on(request);
+                upgrade::accept(&accept, upgrade, viewer(), Rc::clone(connection))
+            }
+            Handshake::Refused(status, reason) => refused((status, reason)),
         }
     }
 

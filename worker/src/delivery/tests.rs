@@ -2,8 +2,10 @@
 //! sockets.
 
 mod client;
+mod flv;
 mod protocols;
 
+use super::flv::streams::Streams;
 use super::start;
 use crate::output::cursor::Place;
 use crate::output::hls::place::{
@@ -16,6 +18,7 @@ use client::{Response, get, get_with};
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use tasuki_shared::id::PublicName;
 use tasuki_shared::message::DeliveryPlan;
 use tokio::task::LocalSet;
@@ -130,11 +133,20 @@ fn plan(root: &Path) -> DeliveryPlan {
 
 /// Lets `test` talk to a server of this plan.
 fn served<F: Future<Output = ()>>(plan: &DeliveryPlan, test: impl FnOnce(SocketAddr) -> F) {
+    served_with(plan, Rc::default(), test);
+}
+
+/// The same with streams to be read from their logs.
+fn served_with<F: Future<Output = ()>>(
+    plan: &DeliveryPlan,
+    streams: Rc<Streams>,
+    test: impl FnOnce(SocketAddr) -> F,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = start(plan, vec![listener]).unwrap();
+        let serving = start(plan, vec![listener], streams).unwrap();
         test(address).await;
         drop(serving);
     });

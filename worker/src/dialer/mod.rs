@@ -93,6 +93,8 @@ async fn serve(inherited: Inherited) -> Result<(), LineError> {
                 | ToWorker::Purge
                 | ToWorker::Serve(_)
                 | ToWorker::Attend(_)
+                | ToWorker::StreamLive { .. }
+                | ToWorker::StreamGone { .. }
                 | ToWorker::Chaos(_) => {
                     tracing::warn!("a message for a worker came to the dialer");
                 }

@@ -4,13 +4,14 @@
 //! source or the audio log). It begins at a keyframe, sends each sequence header before the first
 //! packet that needs it, and skips to a keyframe when it was lapped.
 
+mod logs;
 mod place;
 
+pub use logs::{LogName, Logs, PacketLog, PipelineState};
 pub use place::Place;
 
 use crate::session::record::{BadSection, Put, Take};
-use tasuki_shared::id::RungId;
-use tasuki_shared::memory::log::{Entry, EntryKind, HeaderIds, HeaderKind, LogWriter};
+use tasuki_shared::memory::log::{Entry, EntryKind, HeaderIds, HeaderKind};
 
 /// Without a video track for this long (of stream time), audio alone begins.
 const AUDIO_ALONE_AFTER_MS: i64 = 1_000;
@@ -28,70 +29,6 @@ const AUDIO_JOINS_VIDEO_MS: i64 = 40;
 pub fn sound_joins_picture(entry: &Entry, picture_ms: i64) -> bool {
     let since = entry.dts_ms.saturating_sub(picture_ms);
     entry.kind == EntryKind::Audio && (0..AUDIO_JOINS_VIDEO_MS).contains(&since)
-}
-
-/// A log, as named in a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogName {
-    Source,
-    Audio,
-    Rung(RungId),
-}
-
-impl LogName {
-    #[must_use]
-    pub fn to_byte(self) -> u8 {
-        match self {
-            Self::Source => 0,
-            Self::Audio => 1,
-            Self::Rung(RungId(rung)) => rung.saturating_add(2),
-        }
-    }
-
-    #[must_use]
-    pub fn from_byte(byte: u8) -> Self {
-        match byte {
-            0 => Self::Source,
-            1 => Self::Audio,
-            rung => Self::Rung(RungId(rung - 2)),
-        }
-    }
-}
-
-/// The logs of one stream, as its owner has them.
-pub struct Logs {
-    pub source: LogWriter,
-    pub audio: Option<LogWriter>,
-    pub rungs: Vec<Option<LogWriter>>,
-    pub pipeline: PipelineState,
-}
-
-/// Whether pictures that were received may still come out of the pipeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PipelineState {
-    Busy,
-    Empty,
-}
-
-impl Logs {
-    pub fn get_mut(&mut self, name: LogName) -> Option<&mut LogWriter> {
-        match name {
-            LogName::Source => Some(&mut self.source),
-            LogName::Audio => self.audio.as_mut(),
-            LogName::Rung(RungId(rung)) => {
-                self.rungs.get_mut(usize::from(rung)).and_then(Option::as_mut)
-            }
-        }
-    }
-
-    #[must_use]
-    pub fn get(&self, name: LogName) -> Option<&LogWriter> {
-        match name {
-            LogName::Source => Some(&self.source),
-            LogName::Audio => self.audio.as_ref(),
-            LogName::Rung(RungId(rung)) => self.rungs.get(usize::from(rung))?.as_ref(),
-        }
-    }
 }
 
 /// Which logs a push reads.
@@ -203,25 +140,52 @@ impl Cursor {
     }
 
     /// Begins behind everything there is: with the next keyframe.
-    pub fn go_to_head(&mut self, logs: &Logs) {
-        let head = |name| logs.get(name).map_or(0, |log| log.heads().index_head);
+    pub fn go_to_head<L: PacketLog>(&mut self, logs: &Logs<L>) {
+        let head = |name| logs.get(name).map_or(0, PacketLog::head);
         (self.video, self.audio) = match self.feed {
             Feed::Source => (head(LogName::Source), 0),
             Feed::Merged { video, audio } => (head(video), audio.map_or(0, head)),
         };
     }
 
+    /// Begins with the newest keyframe that is there, and the sound from there on; without one as
+    /// [`Self::go_to_head`].
+    pub fn go_to_keyframe<L: PacketLog>(&mut self, logs: &Logs<L>) {
+        self.go_to_head(logs);
+        let (video, audio) = match self.feed {
+            Feed::Source => (LogName::Source, None),
+            Feed::Merged { video, audio } => (video, audio),
+        };
+        let keyframe = logs.get(video).and_then(|log| {
+            let index = log.keyframe()?;
+            log.entry(index).map(|entry| entry.index)
+        });
+        if let Some(index) = keyframe {
+            self.video = index;
+            if let Some(log) = audio.and_then(|name| logs.get(name)) {
+                self.audio = log.oldest(0);
+            }
+        }
+    }
+
+    /// The packet that was given last was overwritten before it was copied: a keyframe comes next.
+    pub fn lost_in_hand(&mut self) {
+        self.skipped = self.skipped.saturating_add(1);
+        if self.started == Started::Yes {
+            self.started = Started::Not;
+        }
+    }
+
     /// Is there something to send? Passes over what is not for this push.
-    pub fn can_start(&mut self, logs: &Logs) -> bool {
+    pub fn can_start<L: PacketLog>(&mut self, logs: &Logs<L>) -> bool {
         self.peek(logs, StreamEnd::Going).is_some()
     }
 
     /// Everything there is has been sent.
     #[must_use]
-    pub fn is_at_end(&self, logs: &Logs) -> bool {
-        let at_head = |name: LogName, index: u64| {
-            logs.get(name).is_none_or(|log| index >= log.heads().index_head)
-        };
+    pub fn is_at_end<L: PacketLog>(&self, logs: &Logs<L>) -> bool {
+        let at_head =
+            |name: LogName, index: u64| logs.get(name).is_none_or(|log| index >= log.head());
         match self.feed {
             Feed::Source => at_head(LogName::Source, self.video),
             Feed::Merged { video, audio } => {
@@ -231,7 +195,7 @@ impl Cursor {
     }
 
     /// The next thing to send, if any; the cursor moves past it.
-    pub fn next(&mut self, logs: &Logs, end: StreamEnd) -> Option<Next> {
+    pub fn next<L: PacketLog>(&mut self, logs: &Logs<L>, end: StreamEnd) -> Option<Next> {
         if end == StreamEnd::Over {
             // No more video comes: audio waits for nothing.
             self.last_video_dts_ms = i64::MAX;
@@ -281,16 +245,16 @@ impl Cursor {
     }
 
     /// Next packet to be sent; passes over whatever is not for this push.
-    fn peek(&mut self, logs: &Logs, end: StreamEnd) -> Option<(LogName, Entry)> {
+    fn peek<L: PacketLog>(&mut self, logs: &Logs<L>, end: StreamEnd) -> Option<(LogName, Entry)> {
         match self.feed {
             Feed::Source => self.peek_source(logs),
             Feed::Merged { video, audio } => self.peek_merged(logs, video, audio, end),
         }
     }
 
-    fn peek_source(&mut self, logs: &Logs) -> Option<(LogName, Entry)> {
+    fn peek_source<L: PacketLog>(&mut self, logs: &Logs<L>) -> Option<(LogName, Entry)> {
         let log = &logs.source;
-        let newest = log.heads().index_head;
+        let newest = log.head();
         while self.video < newest {
             let Some(entry) = log.entry(self.video) else {
                 self.skip_lapped(log);
@@ -305,7 +269,7 @@ impl Cursor {
         None
     }
 
-    fn wants(&mut self, log: &LogWriter, entry: &Entry) -> Wants {
+    fn wants(&mut self, log: &impl PacketLog, entry: &Entry) -> Wants {
         match entry.kind {
             EntryKind::VideoHeader | EntryKind::AudioHeader | EntryKind::Metadata => Wants::Another,
             EntryKind::VideoIdr => Wants::This,
@@ -321,7 +285,7 @@ impl Cursor {
                 Started::Yes if self.waits_for_a_picture(log) => Wants::Patience,
                 Started::Yes | Started::AudioAlone => Wants::This,
                 // Sound from before the first picture has nothing to belong to.
-                Started::Not if log.heads().headers.video != 0 => Wants::Another,
+                Started::Not if log.headers().video != 0 => Wants::Another,
                 Started::Not if waited_ms(log, entry) > AUDIO_ALONE_AFTER_MS => Wants::This,
                 Started::Not => Wants::Patience,
             },
@@ -330,32 +294,34 @@ impl Cursor {
 
     /// Is everything since the last picture sound, and little of it? What follows decides again:
     /// a picture takes the sound along, and without one it goes by itself.
-    fn waits_for_a_picture(&self, log: &LogWriter) -> bool {
-        let newest = log.heads().index_head.checked_sub(1).and_then(|index| log.entry(index));
+    fn waits_for_a_picture(&self, log: &impl PacketLog) -> bool {
+        let newest = log.head().checked_sub(1).and_then(|index| log.entry(index));
         newest.is_some_and(|newest| sound_joins_picture(&newest, self.last_video_dts_ms))
     }
 
     /// What was next is overwritten: on to the newest keyframe, or without a video track to the
     /// oldest packet that is there.
-    fn skip_lapped(&mut self, log: &LogWriter) {
-        let heads = log.heads();
+    fn skip_lapped(&mut self, log: &impl PacketLog) {
+        let (head, has_video) = (log.head(), log.headers().video != 0);
         let keyframe =
-            heads.keyframe.filter(|&index| index > self.video && log.entry(index).is_some());
+            log.keyframe().filter(|&index| index > self.video && log.entry(index).is_some());
         let target = match keyframe {
             Some(index) => index,
-            None if heads.headers.video == 0 => log.oldest(self.video + 1),
-            None => heads.index_head,
+            None if has_video => head,
+            None => log.oldest(self.video + 1),
         };
+        // A reader goes forward whatever a log says.
+        let target = target.max(self.video + 1);
         self.skipped = self.skipped.saturating_add(target - self.video);
         self.video = target;
-        if heads.headers.video != 0 {
+        if has_video {
             self.started = Started::Not;
         }
     }
 
-    fn peek_merged(
+    fn peek_merged<L: PacketLog>(
         &mut self,
-        logs: &Logs,
+        logs: &Logs<L>,
         video: LogName,
         audio: Option<LogName>,
         end: StreamEnd,
@@ -387,15 +353,15 @@ impl Cursor {
                     PipelineState::Busy => AUDIO_AHEAD_OF_PIPELINE_MS,
                     PipelineState::Empty => AUDIO_AHEAD_MS,
                 };
-                let has_video = logs.source.heads().headers.video != 0;
+                let has_video = logs.source.headers().video != 0;
                 match self.started {
                     Started::Yes => (sound.dts_ms <= self.last_video_dts_ms || waited > ahead_max)
                         .then_some((name, sound)),
                     Started::AudioAlone => Some((name, sound)),
                     Started::Not if has_video && end == StreamEnd::Over => {
                         // No picture comes that this sound could belong to.
-                        let head = log.heads().index_head;
-                        self.skipped = self.skipped.saturating_add(head - self.audio);
+                        let head = log.head();
+                        self.skipped = self.skipped.saturating_add(head.saturating_sub(self.audio));
                         self.audio = head;
                         None
                     }
@@ -408,8 +374,8 @@ impl Cursor {
         }
     }
 
-    fn peek_video(&mut self, log: &LogWriter) -> Option<Entry> {
-        let newest = log.heads().index_head;
+    fn peek_video(&mut self, log: &impl PacketLog) -> Option<Entry> {
+        let newest = log.head();
         while self.video < newest {
             match log.entry(self.video) {
                 None => self.skip_lapped(log),
@@ -427,12 +393,12 @@ impl Cursor {
         None
     }
 
-    fn peek_audio(&mut self, log: &LogWriter) -> Option<Entry> {
-        let newest = log.heads().index_head;
+    fn peek_audio(&mut self, log: &impl PacketLog) -> Option<Entry> {
+        let newest = log.head();
         while self.audio < newest {
             match log.entry(self.audio) {
                 None => {
-                    let target = log.oldest(self.audio + 1);
+                    let target = log.oldest(self.audio + 1).max(self.audio + 1);
                     self.skipped = self.skipped.saturating_add(target - self.audio);
                     self.audio = target;
                 }
@@ -444,7 +410,7 @@ impl Cursor {
     }
 
     /// A header that `entry` needs and this connection has not seen.
-    fn missing_header(&mut self, logs: &Logs, entry: &Entry) -> Option<Next> {
+    fn missing_header<L: PacketLog>(&mut self, logs: &Logs<L>, entry: &Entry) -> Option<Next> {
         let (video_log, audio_log) = match self.feed {
             Feed::Source => (LogName::Source, LogName::Source),
             Feed::Merged { video, audio } => (video, audio.unwrap_or(video)),
@@ -464,7 +430,7 @@ impl Cursor {
         }
         let audio_id = if is_video && self.feed != Feed::Source {
             // Before the first picture the origin learns of the sound that will follow.
-            logs.get(audio_log).map_or(0, |log| log.heads().headers.audio)
+            logs.get(audio_log).map_or(0, |log| log.headers().audio)
         } else {
             entry.headers.audio
         };
@@ -511,8 +477,8 @@ enum Wants {
 }
 
 /// Stream time between this entry and the newest of its log.
-fn waited_ms(log: &LogWriter, entry: &Entry) -> i64 {
-    let newest = log.heads().index_head.checked_sub(1).and_then(|index| log.entry(index));
+fn waited_ms(log: &impl PacketLog, entry: &Entry) -> i64 {
+    let newest = log.head().checked_sub(1).and_then(|index| log.entry(index));
     newest.map_or(0, |newest| newest.dts_ms.saturating_sub(entry.dts_ms))
 }
 
@@ -523,7 +489,8 @@ fn header(log: LogName, id: u32, kind: HeaderKind, dts_ms: i64) -> Next {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tasuki_shared::memory::log::{self, LogHeads};
+    use tasuki_shared::id::RungId;
+    use tasuki_shared::memory::log::{self, LogHeads, LogWriter};
     use tasuki_shared::plan::LogSize;
 
     fn logs() -> Logs {

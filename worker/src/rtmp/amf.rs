@@ -230,6 +230,16 @@ impl Writer {
         self
     }
 
+    /// An associative array; its `count` properties are written as those of an object.
+    #[must_use]
+    pub fn array(mut self, count: u32, fill: impl FnOnce(Self) -> Self) -> Self {
+        self.bytes.push(marker::ECMA_ARRAY);
+        self.bytes.extend(count.to_be_bytes());
+        self = fill(self);
+        self.bytes.extend([0, 0, marker::OBJECT_END]);
+        self
+    }
+
     /// An array of strings.
     #[must_use]
     pub fn strings(mut self, values: &[&str]) -> Self {

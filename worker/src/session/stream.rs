@@ -7,6 +7,7 @@ mod logs;
 
 pub use error::StreamError;
 pub use logs::feed_of;
+use logs::rung_state;
 
 use super::pipeline_record::PipelineRecord;
 use super::record::Take;
@@ -473,6 +474,12 @@ impl Stream {
         self.logs.source.publish();
         if let Some(audio) = &self.logs.audio {
             audio.publish();
+        }
+        let decisions = self.transcode.ladder.iter().flat_map(|ladder| &ladder.rungs);
+        for (rung, decision) in self.logs.rungs.iter().zip(decisions) {
+            if let Some(rung) = rung {
+                rung.tell_rung(rung_state(decision));
+            }
         }
         for rung in self.logs.rungs.iter().flatten() {
             rung.publish();

@@ -3,7 +3,9 @@
 use super::{absolute_path, label, number, out_of_range, secs, time};
 use crate::config::error::{Fault, nearest};
 use crate::config::push_url::PushTarget;
-use crate::config::raw::{RawApp, RawAudio, RawBlur, RawLimits, RawPush, RawRecord, RawRung};
+use crate::config::raw::{
+    RawApp, RawAudio, RawBlur, RawFlv, RawLimits, RawPush, RawRecord, RawRung,
+};
 use crate::config::units::{Bitrate, Percent, Size};
 use crate::config::{App, delivery, describe, log_size};
 use crate::id::RungId;
@@ -34,7 +36,7 @@ const AUDIO_BITRATE_DEFAULT: u64 = 128_000;
 const LADDER_DEFAULT: [(u32, u64); 3] = [(720, 2_500_000), (480, 1_200_000), (360, 600_000)];
 
 pub(super) fn check(name: &str, at: &Range<usize>, raw: RawApp) -> Result<App, Fault> {
-    let RawApp { audio, audio_bitrate, blur, rungs, push, record, hls, limits } = raw;
+    let RawApp { audio, audio_bitrate, blur, rungs, push, record, hls, flv, limits } = raw;
     let (limits, gop, source_log) = check_limits(&limits, at)?;
     let blurred_at = blur.as_ref().map(Spanned::span);
     let blur = check_blur(blur)?;
@@ -46,13 +48,15 @@ pub(super) fn check(name: &str, at: &Range<usize>, raw: RawApp) -> Result<App, F
             None => default_ladder(limits.fps_max),
         },
     };
+    let hls = hls
+        .map(|hls| delivery::check_hls(&hls, select_rungs(hls.rungs.clone(), &rungs)?))
+        .transpose()?;
     Ok(App {
         audio: check_audio(audio, audio_bitrate.as_ref())?,
         pushes: check_pushes(push, &rungs)?,
         record: record.map(|record| check_record(&record, &rungs)).transpose()?,
-        hls: hls
-            .map(|hls| delivery::check_hls(&hls, select_rungs(hls.rungs.clone(), &rungs)?))
-            .transpose()?,
+        flv: check_flv(flv, hls.as_ref().map(|hls| hls.rungs.as_slice()), &rungs)?,
+        hls,
         rungs,
         blur,
         limits,
@@ -299,6 +303,24 @@ fn check_record(raw: &RawRecord, ladder: &[RungPlan]) -> Result<RecordPlan, Faul
         keep_bytes: size(keep_size, 0),
         reserve_bytes: size(reserve, 1 << 30),
     })
+}
+
+/// What is packaged can be had as FLV as well, where nothing else is said.
+fn check_flv(
+    raw: Option<RawFlv>,
+    packaged: Option<&[RungId]>,
+    ladder: &[RungPlan],
+) -> Result<Option<Vec<RungId>>, Fault> {
+    let RawFlv { offer, rungs } = match (raw, packaged) {
+        (Some(raw), _) => raw,
+        (None, Some(_)) => RawFlv::default(),
+        (None, None) => return Ok(None),
+    };
+    let rungs = match (rungs, packaged) {
+        (None, Some(packaged)) => packaged.to_vec(),
+        (rungs, _) => select_rungs(rungs, ladder)?,
+    };
+    Ok(offer.unwrap_or(true).then_some(rungs))
 }
 
 /// The named rungs in the ladder's order, or all.

@@ -22,7 +22,10 @@
 mod reader;
 mod writer;
 
+mod rung;
+
 pub use reader::{LogReader, Miss};
+pub use rung::RungState;
 pub use writer::{LogHeads, LogWriter, MappedLog, Reservation};
 
 use super::map::{Access, Mapping, RingMapping, create_sealed, sealed_size};
@@ -35,7 +38,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 const WHAT: &str = "log";
 const MAGIC: u64 = u64::from_le_bytes(*b"TASUKI-L");
 /// Raised with every change of this layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const VERSION_AT: usize = 8;
 const ENTRIES_AT: usize = 12;
@@ -45,6 +48,7 @@ const WAKE_AT: usize = 128;
 const WAITERS_AT: usize = 132;
 const INDEX_TAIL_AT: usize = 192;
 const PAYLOAD_TAIL_AT: usize = 256;
+const RUNG_STATE_AT: usize = 320;
 
 const HEADER_SLOTS: usize = 8;
 const HEADERS_AT: usize = PAGE_BYTES;
@@ -327,6 +331,10 @@ impl LogMemory {
         self.plain.atomic_u64(PAYLOAD_TAIL_AT)
     }
 
+    fn rung_state(&self) -> &AtomicU32 {
+        self.plain.atomic_u32(RUNG_STATE_AT)
+    }
+
     fn entry_at(&self, index: u64) -> usize {
         // The number of entries is a power of two.
         let place = index & (self.shape.entries as u64 - 1);
@@ -348,7 +356,9 @@ impl LogMemory {
     /// The oldest index at or above `from` and below `head` whose entry is there.
     fn oldest(&self, from: u64, head: u64) -> u64 {
         let tail = self.index_tail().load(Ordering::Acquire);
-        let mut index = from.max(tail).min(head);
+        // No more than the ring has, whatever its words say: a reader trusts no writer.
+        let held = head.saturating_sub(self.shape.entries as u64);
+        let mut index = from.max(tail).max(held).min(head);
         while index < head && self.entry(index).is_none() {
             index += 1;
         }

@@ -1,6 +1,6 @@
 //! The reading end of a log, in another thread or process than its writer.
 
-use super::{Entry, HeaderKind, LogMemory, wake_all};
+use super::{Entry, HeaderIds, HeaderKind, LogMemory, wake_all};
 use crate::kernel;
 use crate::memory::MemoryError;
 use crate::memory::map::Access;
@@ -38,13 +38,17 @@ impl LogReader {
 
     /// Copies the packet of `index` into `payload` (cleared first).
     pub fn read(&self, index: u64, payload: &mut Vec<u8>) -> Result<Entry, Miss> {
-        if index >= self.head() {
-            return Err(Miss::NotYet);
-        }
-        let entry = self.memory.entry(index).ok_or(Miss::Lapped)?;
         payload.clear();
-        payload.resize(entry.length as usize, 0);
-        self.memory.payload.read(entry.position, payload);
+        self.append(index, payload)
+    }
+
+    /// Copies the packet of `index` behind what `into` has. What is appended counts only when this
+    /// succeeds.
+    pub fn append(&self, index: u64, into: &mut Vec<u8>) -> Result<Entry, Miss> {
+        let entry = self.entry(index)?;
+        let at = into.len();
+        into.resize(at + entry.length as usize, 0);
+        self.memory.payload.read(entry.position, &mut into[at..]);
         // What was copied counts only if it was still there afterwards.
         fence(Ordering::SeqCst);
         if self.memory.is_there(&entry) { Ok(entry) } else { Err(Miss::Lapped) }
@@ -56,6 +60,19 @@ impl LogReader {
             return Err(Miss::NotYet);
         }
         self.memory.entry(index).ok_or(Miss::Lapped)
+    }
+
+    /// The oldest entry at or after `from` that is there, or the head.
+    #[must_use]
+    pub fn oldest(&self, from: u64) -> u64 {
+        self.memory.oldest(from, self.head())
+    }
+
+    /// Sequence headers in force at the newest entry.
+    #[must_use]
+    pub fn headers(&self) -> HeaderIds {
+        let newest = self.head().checked_sub(1).and_then(|index| self.memory.entry(index));
+        newest.map_or_else(HeaderIds::default, |newest| newest.headers)
     }
 
     /// Where a lapped reader goes on: the newest keyframe that is still there, if any.

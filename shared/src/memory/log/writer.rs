@@ -111,7 +111,7 @@ impl MappedLog {
 
 /// The one writer of a log.
 pub struct LogWriter {
-    memory: LogMemory,
+    pub(super) memory: LogMemory,
     heads: LogHeads,
     /// Payload bytes whose pages were asked for; on the first lap, ahead of the writing.
     populated: usize,

@@ -1,11 +1,11 @@
 //! A stream's logs, and which of them each output reads.
 
 use super::StreamError;
-use crate::ladder::{PassReason, RungDecision};
+use crate::ladder::{OffReason, PassReason, RungDecision};
 use crate::output::cursor::{Feed, LogName, Logs, PipelineState};
 use std::os::fd::OwnedFd;
 use tasuki_shared::id::RungId;
-use tasuki_shared::memory::log::{LogHeads, LogWriter, MappedLog};
+use tasuki_shared::memory::log::{LogHeads, LogWriter, MappedLog, RungState};
 use tasuki_shared::plan::{AudioPlan, LogKind, Plan, RungKind};
 
 /// Maps the logs in the order of the plan; gives the source log's fd back.
@@ -39,6 +39,16 @@ pub fn open_logs(
             Ok((Logs { source, audio, rungs, pipeline: PipelineState::Empty }, fd))
         }
         (None | Some(_), None | Some(_)) => Err(missing),
+    }
+}
+
+/// What readers outside are told of a rung.
+#[must_use]
+pub fn rung_state(decision: &RungDecision) -> RungState {
+    match decision {
+        RungDecision::Encode { .. } => RungState::Encoded,
+        RungDecision::Passing(PassReason::Planned | PassReason::Matches) => RungState::Passes,
+        RungDecision::Off(OffReason::LargerThanSource) => RungState::Off,
     }
 }
 

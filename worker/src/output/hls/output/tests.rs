@@ -54,6 +54,7 @@ fn plan(directory: &Path) -> Plan {
             part_target_ms: 220,
             window_ms: 60_000,
         }),
+        flv: None,
     }
 }
 
