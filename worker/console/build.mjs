@@ -24,14 +24,22 @@ const common = {
 };
 
 // player.js is a file of its own: the console fetches it when the first player is opened.
+const separatePlayer = {
+  name: "separate player",
+  setup: (build) =>
+    build.onResolve({ filter: /\/player\.js$/ }, () => ({ path: "./player.js", external: true })),
+};
+
 const bundles = {
   ...common,
   entryPoints: [
+    "src/console.tsx",
     "src/player.ts",
     "src/player-page.ts",
+    "src/console.css",
     "src/player.css",
   ],
-  external: ["./player.js"],
+  plugins: [separatePlayer],
   outdir: "dist",
 };
 
