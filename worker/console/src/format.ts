@@ -42,6 +42,13 @@ export function duration(ms: number): string {
   return `${Math.floor(ms / DAY_MS)} d ${Math.floor((ms % DAY_MS) / HOUR_MS)} h`;
 }
 
+/** How long something has been there; less exact the longer it is. */
+export function age(ms: number): string {
+  if (ms < MINUTE_MS) return `${Math.floor(ms / 1000)} s`;
+  if (ms < HOUR_MS) return `${Math.floor(ms / MINUTE_MS)} min`;
+  return duration(ms);
+}
+
 /** A pause: `870 µs`, `4.2 ms`, `1.3 s`. */
 export function pause(us: number): string {
   if (us < 1000) return `${us} µs`;

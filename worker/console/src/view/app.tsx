@@ -1,7 +1,7 @@
 // The page: how the node is, its workers, its streams, what was.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { bytes, clock, count, duration, percent } from "../format";
+import { bytes, clock, count, duration, percent, words } from "../format";
 import type { Link, Live } from "../live";
 import type { Status } from "../status";
 import { AskDialog, type Ask } from "./ask";
@@ -103,9 +103,9 @@ function Figures({ status, nowMs }: { status: Status; nowMs: number }) {
       <div><dt>recycles, last hour</dt><dd>{count(recycles)}</dd></div>
       <div class={deaths > 0 ? "bad" : ""}><dt>deaths, last hour</dt><dd>{count(deaths)}</dd></div>
       <div class={(status.frames_lost ?? 0) > 0 ? "bad" : ""}><dt>frames lost</dt><dd>{count(status.frames_lost ?? 0)}</dd></div>
-      <div class={refusals > 0 ? "warn" : ""} title={refused.map(([reason, times]) => `${reason} ${times}×`).join("\n")}>
+      <div class={refusals > 0 ? "warn" : ""} title={refused.map(([reason, times]) => `${words(reason)} ${times}×`).join("\n")}>
         <dt>refused</dt>
-        <dd>{count(refusals)}{refused.length > 0 && <span class="faint"> {refused.sort((a, b) => b[1] - a[1])[0]?.[0]}</span>}</dd>
+        <dd>{count(refusals)}{refused.length > 0 && <span class="faint"> {words(refused.sort((a, b) => b[1] - a[1])[0]?.[0] ?? "")}</span>}</dd>
       </div>
       {(status.ignored_frames ?? 0) > 0 && <div class="warn"><dt>frames ignored</dt><dd>{count(status.ignored_frames ?? 0)}</dd></div>}
     </dl>

@@ -84,7 +84,7 @@ export class LanePlot {
     return {
       width,
       height: heightOf(drawn),
-      padding: [6, 8, 2, 0],
+      padding: [8, 8, drawn.hasTimes ? 0 : 7, 0],
       legend: { show: false },
       cursor: {
         sync: { key: "lanes", setSeries: false },

@@ -1,10 +1,10 @@
 // Each worker as a lane: its memory over time against its limits, and what moved from lane to lane.
 
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { bytes, duration, percent, plural, slope } from "../format";
+import { age, bytes, duration, percent, plural, slope } from "../format";
 import type { Live } from "../live";
 import type { Run } from "../series";
-import type { WorkerStatus } from "../status";
+import type { MemoryStatus, WorkerStatus } from "../status";
 import { drawArrows } from "./arrows";
 import { LanePlot } from "./lane-plot";
 import type { Ask } from "./ask";
@@ -36,6 +36,7 @@ export function Lanes({ live, nowMs, ask, look }: Props) {
   const container = useRef<HTMLDivElement>(null);
   const svg = useRef<SVGSVGElement>(null);
   const plots = useRef(new Map<string, LanePlot>());
+  const heads = useRef(new Map<string, HTMLElement>());
   const [width, setWidth] = useState(0);
   const [theme, setTheme] = useState(0);
 
@@ -64,13 +65,16 @@ export function Lanes({ live, nowMs, ask, look }: Props) {
     const isNarrow = width < 700;
     for (const lane of lanes) {
       const isJudged = lane.worker?.role === "worker" || lane.worker === null;
+      // Beside its head a plot is as high as that; below it, as a phone has room.
+      const head = heads.current.get(lane.slot)?.offsetHeight ?? 0;
+      const low = isJudged ? 96 : 52;
       plots.current.get(lane.slot)?.draw({
         runs: lane.runs,
         fromMs,
         toMs,
         isWhole: scale === "whole",
         hasTimes: lane.slot === last,
-        height: isJudged ? (isNarrow ? 96 : 118) : isNarrow ? 52 : 60,
+        height: isNarrow ? low : Math.max(low, head - 6),
       });
     }
     const place = container.current?.getBoundingClientRect();
@@ -82,9 +86,14 @@ export function Lanes({ live, nowMs, ask, look }: Props) {
     });
   }, [shape, toMs, spanMs, scale, width, theme, marks.length, last]);
 
-  const keep = (slot: string) => (plot: LanePlot | null) => {
-    if (plot) plots.current.set(slot, plot);
-    else plots.current.delete(slot);
+  const keep = (slot: string) => (plot: LanePlot | null, head: HTMLElement | null) => {
+    if (plot && head) {
+      plots.current.set(slot, plot);
+      heads.current.set(slot, head);
+    } else {
+      plots.current.delete(slot);
+      heads.current.delete(slot);
+    }
   };
 
   return (
@@ -150,18 +159,19 @@ function lanesOf(live: Live, fromMs: number): Lane[] {
 
 function LaneRow({ lane, keep, ask, look }: {
   lane: Lane;
-  keep: (plot: LanePlot | null) => void;
+  keep: (plot: LanePlot | null, head: HTMLElement | null) => void;
   ask: (ask: Ask) => void;
   look: (sight: Sight) => void;
 }) {
   const place = useRef<HTMLDivElement>(null);
+  const head = useRef<HTMLDivElement>(null);
   const readout = useRef<HTMLOutputElement>(null);
   useLayoutEffect(() => {
     if (!place.current || !readout.current) return;
     const plot = new LanePlot(place.current, readout.current);
-    keep(plot);
+    keep(plot, head.current);
     return () => {
-      keep(null);
+      keep(null, null);
       plot.destroy();
     };
   }, []);
@@ -169,7 +179,7 @@ function LaneRow({ lane, keep, ask, look }: {
   const footprint = worker ? `footprint ${bytes(worker.footprint_bytes)}, RSS ${bytes(worker.rss_bytes)}` : "gone";
   return (
     <article class={`lane ${worker && worker.role !== "worker" ? "small" : ""}`} aria-label={`${worker?.role ?? "worker"} ${slot}`}>
-      <div class="lane-head">
+      <div class="lane-head" ref={head}>
         {worker ? <Head worker={worker} ask={ask} look={look} /> : <p><b>{slot}</b> <span class="faint">temporary slot, gone</span></p>}
       </div>
       <div class="lane-plot">
@@ -177,6 +187,24 @@ function LaneRow({ lane, keep, ask, look }: {
         <output class="readout" ref={readout} />
       </div>
     </article>
+  );
+}
+
+/** Where the footprint is going. */
+function Outlook({ memory }: { memory: MemoryStatus }) {
+  const left = memory.time_to_limit_ms;
+  return (
+    <>
+      <p class="faint">soft limit {bytes(memory.soft_limit_bytes)}, hard {bytes(memory.hard_limit_bytes)}</p>
+      <p>
+        {left === null && <span class="faint">not growing, no limit in sight</span>}
+        {left === 0 && <b class="warn">over the soft limit</b>}
+        {left !== null && left > 0 && (
+          <>soft limit in <b class={left < 600_000 ? "warn" : ""}>{duration(left)}</b> <span class="faint">at {slope(memory.slope_bytes_per_s)}</span></>
+        )}
+        {memory.verdict !== "fine" && <> <Chip tone={memory.verdict === "evacuate" ? "bad" : "warn"}>{memory.verdict}</Chip></>}
+      </p>
+    </>
   );
 }
 
@@ -200,24 +228,10 @@ function Head({ worker, ask, look }: { worker: WorkerStatus; ask: (ask: Ask) => 
           <div class="lazy"><dt>LazyFree</dt><dd>{bytes(worker.lazy_free_bytes)}</dd></div>
         </dl>
       )}
-      {memory && (
-        <p class="faint">
-          soft {bytes(memory.soft_limit_bytes)}, hard {bytes(memory.hard_limit_bytes)}, {slope(memory.slope_bytes_per_s)}
-        </p>
-      )}
-      {memory && (
-        <p>
-          {memory.time_to_limit_ms === null
-            ? <span class="faint">no limit in sight</span>
-            : memory.time_to_limit_ms === 0
-              ? <b class="warn">over the soft limit</b>
-              : <>soft limit in <b class={memory.time_to_limit_ms < 600_000 ? "warn" : ""}>{duration(memory.time_to_limit_ms)}</b></>}
-          {memory.verdict !== "fine" && <> <Chip tone={memory.verdict === "evacuate" ? "bad" : "warn"}>{memory.verdict}</Chip></>}
-        </p>
-      )}
+      {memory && <Outlook memory={memory} />}
       <p class="lane-foot">
         <span class="faint">
-          {percent(worker.cpu_percent)} processor, {isWorker && memory ? `${memory.threads} threads, ` : ""}up {duration(worker.age_ms)}
+          up {age(worker.age_ms)}, {percent(worker.cpu_percent)} CPU
           {worker.restarts > 0 && <>, <span title={worker.last_death}>{plural(worker.restarts, "restart")}</span></>}
         </span>
         {isWorker && (

@@ -1,5 +1,6 @@
 // What was: recycles, deaths, events.
 
+import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import { bytes, clock, count, duration, moment, pause, plural, words } from "../format";
 import type { Announcement, DeathStatus, RecycleStatus } from "../status";
@@ -22,23 +23,28 @@ export function Recycles({ recycles, nowMs, look }: { recycles: RecycleStatus[];
   );
 }
 
+/** On a phone a row is a card, and each cell says what it is. */
+function Cell({ label, isFigure = false, children }: { label: string; isFigure?: boolean; children: ComponentChildren }) {
+  return <td data-label={label} class={isFigure ? "figure" : ""}><div>{children}</div></td>;
+}
+
 function Recycle({ recycle, nowMs, look }: { recycle: RecycleStatus; nowMs: number; look: (sight: Sight) => void }) {
   const directory = recycle.evidence?.split("/").filter(Boolean).at(-1);
   const after = recycle.footprint_after_bytes;
   return (
     <tr>
-      <td data-label="when"><span class="faint">#{recycle.id}</span> {moment(recycle.unix_ms, nowMs)}</td>
-      <td data-label="worker">{recycle.worker}<span class="faint">/g{recycle.generation}</span></td>
-      <td data-label="reason">{words(recycle.reason)}{recycle.detail && <span class="faint detail">{recycle.detail}</span>}</td>
-      <td data-label="outcome"><Chip tone={toneOfState(recycle.outcome)}>{recycle.outcome}</Chip></td>
-      <td data-label="took" class="figure">{duration(recycle.took_ms)}</td>
-      <td data-label="footprint" class="figure">{bytes(recycle.footprint_before_bytes)}{after > 0 && <span class="faint"> → {bytes(after)}</span>}</td>
-      <td data-label="streams"><Moves recycle={recycle} /></td>
-      <td data-label="evidence">
+      <Cell label="when"><span class="faint">#{recycle.id}</span> {moment(recycle.unix_ms, nowMs)}</Cell>
+      <Cell label="worker">{recycle.worker}<span class="faint">/g{recycle.generation}</span></Cell>
+      <Cell label="reason">{words(recycle.reason)}{recycle.detail && <span class="faint detail">{recycle.detail}</span>}</Cell>
+      <Cell label="outcome"><Chip tone={toneOfState(recycle.outcome)}>{recycle.outcome}</Chip></Cell>
+      <Cell label="took" isFigure>{duration(recycle.took_ms)}</Cell>
+      <Cell label="footprint" isFigure>{bytes(recycle.footprint_before_bytes)}{after > 0 && <span class="faint"> → {bytes(after)}</span>}</Cell>
+      <Cell label="streams"><Moves recycle={recycle} /></Cell>
+      <Cell label="evidence">
         {directory
           ? <button type="button" onClick={() => look({ of: "recycle", directory, title: `${recycle.worker}/g${recycle.generation}, recycle ${recycle.id} (${words(recycle.reason)})` })}>Open</button>
           : <span class="faint">none</span>}
-      </td>
+      </Cell>
     </tr>
   );
 }
@@ -77,10 +83,10 @@ export function Deaths({ deaths, nowMs }: { deaths: DeathStatus[]; nowMs: number
             <thead><tr><th>when</th><th>process</th><th>cause</th><th>its streams</th></tr></thead>
             <tbody>{deaths.map((death) => (
               <tr key={`${death.worker} ${death.unix_ms}`}>
-                <td data-label="when">{moment(death.unix_ms, nowMs)}</td>
-                <td data-label="process">{death.worker} <span class="faint">{death.role}</span></td>
-                <td data-label="cause">{death.cause}</td>
-                <td data-label="its streams">
+                <Cell label="when">{moment(death.unix_ms, nowMs)}</Cell>
+                <Cell label="process">{death.worker} <span class="faint">{death.role}</span></Cell>
+                <Cell label="cause">{death.cause}</Cell>
+                <Cell label="its streams">
                   {death.sessions.length === 0 && <span class="faint">none</span>}
                   {death.sessions.map((session) => (
                     <span class="fate" key={session.session}>
@@ -88,7 +94,7 @@ export function Deaths({ deaths, nowMs }: { deaths: DeathStatus[]; nowMs: number
                       {session.suspicion && <span class="error">{session.suspicion}</span>}
                     </span>
                   ))}
-                </td>
+                </Cell>
               </tr>
             ))}</tbody>
           </table></div>}

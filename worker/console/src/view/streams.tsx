@@ -2,10 +2,10 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { bitrate, bytes, count, duration, plural, words } from "../format";
-import type { Rates } from "../rates";
+import { age, bitrate, bytes, count, duration, plural, words } from "../format";
+import type { Rate, Rates } from "../rates";
 import * as server from "../server";
-import { playlistOf, type HlsStatus, type PushStatus, type RecordStatus, type SessionStatus, type Status } from "../status";
+import { playlistOf, type HlsStatus, type PushStatus, type RecordStatus, type RungStatus, type SessionStatus, type Status } from "../status";
 import type { Ask } from "./ask";
 import { Chip, Empty, toneOfState } from "./parts";
 import { PlayerPanel } from "./player-panel";
@@ -65,7 +65,7 @@ function Stream({ session, status, rates, ask }: { session: SessionStatus } & Pr
           <Chip tone={toneOfState(session.state)}>{session.state}</Chip>{" "}
           <span class="at" title="Slot and generation of its worker">{session.worker}</span>
         </p>
-        <p class="faint">{duration(session.uptime_ms)}, from {session.peer}</p>
+        <p class="faint">{age(session.uptime_ms)}, from {session.peer}</p>
         <p class="faint mono">{session.id}</p>
       </div>
       <div class="media">
@@ -154,47 +154,55 @@ function Badges({ session }: { session: SessionStatus }) {
 }
 
 function Rungs({ session, rates }: { session: SessionStatus; rates: Rates }) {
+  const hls = session.hls ?? [];
   return (
     <table class="rungs">
       <caption class="unseen">Rungs of {session.name}</caption>
       <tbody>
-        {session.rungs.map((rung) => {
-          const rate = rates.of(session.id, rung.label);
-          return (
-            <tr key={rung.label}>
-              <th scope="row">{rung.label}</th>
-              <td><Chip tone={toneOfState(rung.state)}>{rung.state}</Chip></td>
-              <td>{rung.width > 0 && `${rung.width}×${rung.height}`}</td>
-              <td class="figure">{rate && bitrate(rate.bps)}</td>
-              <td class="figure">{rate && `${Math.round(rate.fps)} fps`}</td>
-            </tr>
-          );
-        })}
+        {session.rungs.map((rung) => (
+          <Rung key={rung.label} rung={rung} rate={rates.of(session.id, rung.label)} hls={hls.find((hls) => hls.rung === rung.label)} />
+        ))}
       </tbody>
     </table>
   );
 }
 
-function Outputs({ session }: { session: SessionStatus }) {
-  const lines = [
-    ...(session.hls ?? []).map((hls) => <Hls key={`hls ${hls.rung}`} hls={hls} />),
-    ...session.pushes.map((push, index) => <Push key={`push ${index}`} push={push} />),
-    ...(session.records ?? []).map((record) => <Recording key={`record ${record.rung}`} record={record} />),
-  ];
-  return <ul class="outputs" aria-label={`Outputs of ${session.name}`}>{lines}</ul>;
+function Rung({ rung, rate, hls }: { rung: RungStatus; rate: Rate | null; hls: HlsStatus | undefined }) {
+  const isRunning = rung.state === "passing" || rung.state === "encoding";
+  const oddities = hls ? odditiesOf(hls) : "";
+  return (
+    <>
+      <tr>
+        <th scope="row">{rung.label}</th>
+        <td><Chip tone={toneOfState(rung.state)}>{rung.state}</Chip></td>
+        <td>{rung.width > 0 && `${rung.width}×${rung.height}`}</td>
+        <td class="figure">{isRunning && rate && bitrate(rate.bps)}</td>
+        <td class="figure">{isRunning && rate && `${Math.round(rate.fps)} fps`}</td>
+        <td>{hls && <><span class="faint">hls</span> <span class={toneOfState(hls.state) === "good" ? "" : toneOfState(hls.state)}>{hls.state}</span></>}</td>
+      </tr>
+      {oddities && <tr><td /><td colSpan={5} class="warn wraps">hls: {oddities}</td></tr>}
+    </>
+  );
 }
 
-function Hls({ hls }: { hls: HlsStatus }) {
-  const oddities = [
+function odditiesOf(hls: HlsStatus): string {
+  return [
     hls.discontinuities > 0 && plural(hls.discontinuities, "discontinuity", "discontinuities"),
     hls.gaps > 0 && plural(hls.gaps, "gap"),
     hls.forced_cuts > 0 && plural(hls.forced_cuts, "forced cut"),
-  ].filter(Boolean);
-  return (
-    <Output kind="hls" rung={hls.rung} state={hls.state} error={hls.last_error}>
-      {oddities.length > 0 && <span class="warn">{oddities.join(", ")}</span>}
-    </Output>
-  );
+    hls.last_error,
+  ]
+    .filter(Boolean)
+    .join(", ");
+}
+
+function Outputs({ session }: { session: SessionStatus }) {
+  const lines = [
+    ...session.pushes.map((push, index) => <Push key={`push ${index}`} push={push} />),
+    ...(session.records ?? []).map((record) => <Recording key={`record ${record.rung}`} record={record} />),
+  ];
+  if (lines.length === 0) return <p class="faint outputs">no push, no recording</p>;
+  return <ul class="outputs" aria-label={`Outputs of ${session.name}`}>{lines}</ul>;
 }
 
 function Push({ push }: { push: PushStatus }) {
