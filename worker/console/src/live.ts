@@ -24,8 +24,8 @@ export class Live {
   link: Link = { is: "connecting" };
   status: Status | null = null;
   events: Announcement[] = [];
-  readonly series = new Series();
-  readonly marks = new Marks();
+  series = new Series();
+  marks = new Marks();
   readonly rates = new Rates();
   private readonly changed: () => void;
   private retryMs = RETRY_MS_FIRST;
@@ -75,6 +75,11 @@ export class Live {
   private async take(status: Status): Promise<void> {
     const nowMs = Date.now();
     const isNew = this.link.is !== "up";
+    if (this.status && this.status.pid !== status.pid) {
+      // Another server counts generations anew.
+      this.series = new Series();
+      this.marks = new Marks();
+    }
     this.status = status;
     this.answeredAtMs = nowMs;
     this.retryMs = RETRY_MS_FIRST;

@@ -86,7 +86,7 @@ export class RateController {
     this.smooth += (wanted - this.smooth) * SMOOTHING;
     if (wanted === 1 && Math.abs(this.smooth - 1) < STEP / 2) this.smooth = 1;
     if (Math.abs(this.smooth - this.rate) >= STEP || this.smooth === 1) {
-      this.rate = clamp(Math.round(this.smooth / STEP) * STEP, RATE_MIN, RATE_MAX);
+      this.rate = Math.round(clamp(Math.round(this.smooth / STEP) * STEP, RATE_MIN, RATE_MAX) * 1000) / 1000;
     }
     return { rate: this.rate, behindMs, targetMs, jump: false };
   }

@@ -126,9 +126,11 @@ export function columns(runs: Run[], fromMs: number): Columns {
     column(samples, (sample) => sample.lazy_free_bytes),
   ]);
   const all = visible.flat().sort((a, b) => a.unix_ms - b.unix_ms);
+  // A worker that is just starting has none yet.
+  const limited = all.filter((sample) => sample.soft_limit_bytes > 0);
   const limits = [
-    column(all, (sample) => sample.soft_limit_bytes || null),
-    column(all, (sample) => sample.hard_limit_bytes || null),
+    column(limited, (sample) => sample.soft_limit_bytes),
+    column(limited, (sample) => sample.hard_limit_bytes),
   ];
   return [times.map((time) => time / 1000), ...perRun, ...limits];
 }

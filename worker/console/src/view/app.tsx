@@ -1,7 +1,7 @@
 // The page: how the node is, its workers, its streams, what was.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { bytes, clock, count, duration, percent, words } from "../format";
+import { bitrate, bytes, clock, count, duration, percent, words } from "../format";
 import type { Link, Live } from "../live";
 import type { Status } from "../status";
 import { AskDialog, type Ask } from "./ask";
@@ -98,7 +98,7 @@ function Figures({ status, nowMs }: { status: Status; nowMs: number }) {
       <div><dt>streams</dt><dd>{count(streams.length)} <span class="faint">{count(status.streams_free)} free</span></dd></div>
       <div class={status.cpu_percent > 90 ? "warn" : ""}><dt>processor</dt><dd>{percent(status.cpu_percent)}</dd></div>
       <div><dt>footprint of workers</dt><dd>{bytes(footprint)}</dd></div>
-      <div><dt>pushed</dt><dd>{(out / 1e6).toFixed(1)} <span class="faint">Mb/s</span></dd></div>
+      <div><dt>pushed</dt><dd>{bitrate(out)}</dd></div>
       <div><dt>sessions since start</dt><dd>{count(status.sessions_total)}</dd></div>
       <div><dt>recycles, last hour</dt><dd>{count(recycles)}</dd></div>
       <div class={deaths > 0 ? "bad" : ""}><dt>deaths, last hour</dt><dd>{count(deaths)}</dd></div>

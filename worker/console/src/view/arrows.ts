@@ -11,16 +11,20 @@ export interface Point {
   y: number;
 }
 
+/** Right or left. */
+type Side = 1 | -1;
+
 /** Where a generation's footprint is drawn at a moment. */
 export type Finder = (generation: number, unixMs: number) => Point | null;
 
 export function drawArrows(svg: SVGSVGElement, marks: Mark[], spanMs: number, find: Finder): void {
   // What happens within a few pixels is one arrow.
   const together = arrows(marks, spanMs / 150);
-  svg.replaceChildren(...together.flatMap((arrow) => draw(arrow, find)));
+  const { width } = svg.getBoundingClientRect();
+  svg.replaceChildren(...together.flatMap((arrow) => draw(arrow, width, find)));
 }
 
-function draw(arrow: Arrow, find: Finder): SVGElement[] {
+function draw(arrow: Arrow, width: number, find: Finder): SVGElement[] {
   const from = find(arrow.from, arrow.unix_ms);
   const to = arrow.to === null ? null : find(arrow.to, arrow.unix_ms);
   const at = from ?? to;
@@ -33,20 +37,22 @@ function draw(arrow: Arrow, find: Finder): SVGElement[] {
   else if (from) group.append(element("circle", { cx: from.x, cy: from.y, r: 2.5, class: "start" }));
   if (to && (!from || Math.abs(to.y - from.y) > 3)) {
     const start = from ?? { x: to.x, y: to.y - 18 };
-    group.append(...curve(start, to));
+    // Not beyond the edge.
+    const side = start.x > width - 30 ? -1 : 1;
+    group.append(...curve(start, to, side));
     const count = arrow.marks.length;
-    if (count > 1) group.append(label(start, to, String(count)));
+    if (count > 1) group.append(label(start, to, side, String(count)));
   }
   return [group];
 }
 
-function curve(from: Point, to: Point): SVGElement[] {
+function curve(from: Point, to: Point, side: Side): SVGElement[] {
   const bulge = Math.min(16, 6 + Math.abs(to.y - from.y) / 12);
-  const x = from.x + bulge;
+  const x = from.x + side * bulge;
   const path = `M${from.x} ${from.y}C${x} ${from.y + (to.y - from.y) * 0.25} ${x} ${to.y - (to.y - from.y) * 0.25} ${to.x} ${to.y}`;
   const down = Math.sign(to.y - from.y) || 1;
-  // The head follows the end of the curve, which comes from the right.
-  const lean = 3;
+  // The head follows the end of the curve, which comes from its side.
+  const lean = 3 * side;
   const tip = `M${to.x} ${to.y}L${to.x - HEAD + lean} ${to.y - down * (HEAD + 3)}L${to.x + HEAD + lean} ${to.y - down * (HEAD + 1)}Z`;
   return [
     element("path", { d: path, class: "reach" }),
@@ -59,8 +65,8 @@ function cross({ x, y }: Point): SVGElement {
   return element("path", { d: `M${x - 4} ${y - 4}l8 8m0 -8l-8 8`, class: "cross" });
 }
 
-function label(from: Point, to: Point, text: string): SVGElement {
-  const middle = element("text", { x: from.x + 16, y: (from.y + to.y) / 2 + 4 });
+function label(from: Point, to: Point, side: Side, text: string): SVGElement {
+  const middle = element("text", { x: from.x + (side > 0 ? 16 : -22), y: (from.y + to.y) / 2 + 4 });
   middle.textContent = text;
   return middle;
 }

@@ -178,7 +178,7 @@ function Rung({ rung, rate, hls }: { rung: RungStatus; rate: Rate | null; hls: H
         <td>{rung.width > 0 && `${rung.width}×${rung.height}`}</td>
         <td class="figure">{isRunning && rate && bitrate(rate.bps)}</td>
         <td class="figure">{isRunning && rate && `${Math.round(rate.fps)} fps`}</td>
-        <td>{hls && <><span class="faint">hls</span> <span class={toneOfState(hls.state) === "good" ? "" : toneOfState(hls.state)}>{hls.state}</span></>}</td>
+        <td>{hls && <Chip tone={toneOfState(hls.state)} title={`HLS: ${hls.state}, segment ${hls.segment}, part ${hls.part}`}>{hls.state === "packaging" ? "hls" : `hls ${hls.state}`}</Chip>}</td>
       </tr>
       {oddities && <tr><td /><td colSpan={5} class="warn wraps">hls: {oddities}</td></tr>}
     </>
@@ -221,8 +221,7 @@ function Push({ push }: { push: PushStatus }) {
 function Recording({ record }: { record: RecordStatus }) {
   return (
     <Output kind="record" rung={record.rung} state={record.state} error={record.last_error}>
-      <span class="path" title={record.path}>{record.path.split("/").at(-1)}</span>
-      <span class="faint">{bytes(record.bytes)}</span>
+      <span class="faint" title={record.path}>{bytes(record.bytes)}</span>
     </Output>
   );
 }
