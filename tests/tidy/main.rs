@@ -1,5 +1,6 @@
 //! What the style asks of every file, checked on the files that git tracks.
 
+mod console;
 mod prose;
 mod sources;
 mod tree;
