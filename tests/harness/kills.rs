@@ -32,8 +32,10 @@ use tasuki_shared::failpoint::{Action, Board, Order, Point};
 use tasuki_shared::message::Haste;
 use tasuki_shared::status::{Request, Status};
 
-/// From the streams' end nobody is killed any more.
+/// Nobody is killed any more when the streams' end is so near.
 const MARGIN: Duration = Duration::from_secs(8);
+/// A target whose follower hangs is given up after a while, and its stream moves no sooner.
+const MARGIN_OF_PREPARATION: Duration = Duration::from_secs(25);
 /// Of a random moment.
 const PAUSE_MS_MAX: u64 = 400;
 /// What a publisher that begins meanwhile sends.
@@ -84,6 +86,14 @@ impl Death {
 
     /// A follower's thread that hangs is left behind, and a recorder's or packager's may cost its
     /// files: with none of them does the stream hang.
+    /// How long it may take until all goes on.
+    fn margin(&self) -> Duration {
+        match (self.action, self.point) {
+            (Action::Hang, Some(Point::FollowerPacket)) => MARGIN_OF_PREPARATION,
+            _ => MARGIN,
+        }
+    }
+
     fn ends_a_process(&self) -> bool {
         let threads = [
             Point::FollowerPacket,
@@ -329,7 +339,7 @@ fn stand(
 /// The next death for which there is time.
 fn take(queue: &Queue<Death>, end: Instant) -> Option<Death> {
     let left = end.saturating_duration_since(clock::now());
-    queue.take(|_| left >= MARGIN)
+    queue.take(|death| left >= death.margin())
 }
 
 impl Watch<'_> {

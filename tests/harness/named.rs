@@ -46,6 +46,18 @@ fn listing(kind: &str, entries: &[Named]) -> String {
     })
 }
 
+/// A word given as `--name WORD`.
+pub fn text<'a>(arguments: &'a [String], name: &str) -> Result<Option<&'a str>> {
+    let flag = format!("--{name}");
+    let Some(at) = arguments.iter().position(|argument| *argument == flag) else {
+        return Ok(None);
+    };
+    match arguments.get(at + 1) {
+        Some(word) => Ok(Some(word)),
+        None => bail!("{flag} needs a word"),
+    }
+}
+
 /// A number given as `--name N`, or `default`.
 pub fn number(arguments: &[String], name: &str, default: u32) -> Result<u32> {
     let flag = format!("--{name}");

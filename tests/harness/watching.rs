@@ -100,10 +100,10 @@ fn act(server: &mut Server, fault: Fault) -> Result<()> {
     match fault {
         Fault::Move(haste) => {
             let session = server.wait_live(NAME, BOUND)?.id;
-            match server.request(&Request::Move { session, haste })? {
-                Reply::Moved(moved) if moved.outcome == "done" => Ok(()),
-                other => bail!("{other:?}"),
-            }
+            let reply = server.request(&Request::Move { session, haste })?;
+            let Reply::Moved(moved) = reply else { bail!("{reply:?}") };
+            ensure!(moved.outcome == "done", "{moved:?}");
+            Ok(())
         }
         Fault::Kill => {
             let pid = server.wait_status("the stream's worker", BOUND, |status| {

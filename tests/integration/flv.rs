@@ -1,7 +1,7 @@
 //! FLV over HTTP and WebSocket end to end: whoever watches sees every picture, whatever becomes of
 //! the stream's workers, and nobody who watches costs anybody anything.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::Read;

@@ -80,8 +80,14 @@ pub fn run_points(arguments: &[String]) -> Result<()> {
     needs_failpoints()?;
     let times = usize::try_from(named::number(arguments, "times", 20)?)?;
     let lanes = usize::try_from(named::number(arguments, "lanes", LANES)?)?;
+    let all = [("kill", Action::Kill), ("abort", Action::Abort), ("hang", Action::Hang)];
+    let only = named::text(arguments, "only")?;
+    ensure!(
+        only.is_none_or(|only| all.iter().any(|(name, _)| *name == only)),
+        "--only kill, abort or hang"
+    );
     let mut tally = Tally::default();
-    for action in [Action::Kill, Action::Abort, Action::Hang] {
+    for (_, action) in all.into_iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
         let all: Vec<Death> = (0..times).flat_map(|_| kills::everywhere(action)).collect();
         tally.add(under("soak-points", &Scene::small(SECONDS), &all, lanes)?);
     }

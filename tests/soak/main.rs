@@ -47,7 +47,7 @@ const SOAKS: &[Named] = &[
     },
     Named {
         name: "failpoints",
-        about: "every point of a worker, killed, aborted and hung [--times N] [--lanes N]",
+        about: "every point of a worker, killed, aborted and hung [--times N] [--lanes N] [--only kill|abort|hang]",
         run: deaths::run_points,
     },
     Named {

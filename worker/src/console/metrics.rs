@@ -4,25 +4,21 @@
 //! What counts since the start of the server or of a stream ends in `_total`; streams are told apart
 //! by application and public name, workers by their slot, which outlives the process in it.
 
-use prometheus::proto::{
-    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
-};
-use prometheus::{Encoder, TextEncoder};
+mod page;
+
+use page::{Labels, Page, Samples, float};
 use std::collections::BTreeMap;
 use tasuki_shared::status::{
-    HlsStatus, MemoryStatus, PAUSE_BOUNDS_US, Pauses, PushStatus, RecordStatus, RungStatus,
-    SessionStatus, Status, WorkerStatus,
+    HlsStatus, MemoryStatus, PushStatus, RecordStatus, RungStatus, SessionStatus, Status,
+    WorkerStatus,
 };
 
 /// Content-Type of what [`render`] gives.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-type Labels = Vec<(&'static str, String)>;
-type Samples = Vec<(Labels, f64)>;
-
 /// Everything that a status says in numbers.
 pub fn render(status: &Status) -> Result<String, prometheus::Error> {
-    let mut page = Page(Vec::new());
+    let mut page = Page::new();
     node(&mut page, status);
     totals(&mut page, status);
     workers(&mut page, &status.workers);
@@ -30,11 +26,7 @@ pub fn render(status: &Status) -> Result<String, prometheus::Error> {
         status.sessions.iter().filter(|it| it.state == "live" && !it.name.is_empty()).collect();
     streams(&mut page, &live);
     outputs(&mut page, &live);
-    let mut text = Vec::new();
-    // An empty family would be refused.
-    page.0.retain(|family| !family.get_metric().is_empty());
-    TextEncoder::new().encode(&page.0, &mut text)?;
-    String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    page.render()
 }
 
 fn node(page: &mut Page, status: &Status) {
@@ -398,60 +390,6 @@ fn outputs(page: &mut Page, live: &[&SessionStatus]) {
     );
 }
 
-struct Page(Vec<MetricFamily>);
-
-impl Page {
-    fn gauge(&mut self, name: &str, help: &str, samples: Samples) {
-        let metrics = samples.into_iter().map(|(labels, value)| {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            let mut metric = Metric::from_label(pairs(labels));
-            metric.set_gauge(gauge);
-            metric
-        });
-        self.add(name, help, MetricType::GAUGE, metrics.collect());
-    }
-
-    fn counter(&mut self, name: &str, help: &str, samples: Samples) {
-        let metrics = samples.into_iter().map(|(labels, value)| {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            let mut metric = Metric::from_label(pairs(labels));
-            metric.set_counter(counter);
-            metric
-        });
-        self.add(name, help, MetricType::COUNTER, metrics.collect());
-    }
-
-    fn pauses(&mut self, name: &str, help: &str, pauses: &Pauses) {
-        let mut count = 0;
-        let mut buckets = Vec::with_capacity(PAUSE_BOUNDS_US.len());
-        for (at, bound_us) in PAUSE_BOUNDS_US.iter().enumerate() {
-            count += pauses.counts.get(at).copied().unwrap_or(0);
-            let mut bucket = Bucket::default();
-            bucket.set_cumulative_count(count);
-            bucket.set_upper_bound(float(*bound_us) / 1e6);
-            buckets.push(bucket);
-        }
-        let mut histogram = Histogram::default();
-        histogram.set_bucket(buckets);
-        histogram.set_sample_count(pauses.counts.iter().sum());
-        histogram.set_sample_sum(float(pauses.sum_us) / 1e6);
-        let mut metric = Metric::default();
-        metric.set_histogram(histogram);
-        self.add(name, help, MetricType::HISTOGRAM, vec![metric]);
-    }
-
-    fn add(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
-        let mut family = MetricFamily::default();
-        family.set_name(name.to_owned());
-        family.set_help(help.to_owned());
-        family.set_field_type(kind);
-        family.set_metric(metrics);
-        self.0.push(family);
-    }
-}
-
 fn one(value: f64) -> Samples {
     vec![(Vec::new(), value)]
 }
@@ -470,16 +408,6 @@ fn rung_labels(session: &SessionStatus, rung: &str) -> Labels {
     labels
 }
 
-fn pairs(labels: Labels) -> Vec<LabelPair> {
-    let pair = |(name, value): (&str, String)| {
-        let mut pair = LabelPair::default();
-        pair.set_name(name.to_owned());
-        pair.set_value(value);
-        pair
-    };
-    labels.into_iter().map(pair).collect()
-}
-
 fn is(state: &str, wanted: &[&str]) -> f64 {
     f64::from(u8::from(wanted.contains(&state)))
 }
@@ -491,11 +419,6 @@ fn seconds(ms: u64) -> f64 {
 fn signed_seconds(ms: i64) -> f64 {
     let length = seconds(ms.unsigned_abs());
     if ms < 0 { -length } else { length }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers")]
-fn float(value: u64) -> f64 {
-    value as f64
 }
 
 #[cfg(test)]

@@ -65,6 +65,7 @@ fn shape(payload_bytes: u64) -> Plan {
         pushes: Vec::new(),
         record: None,
         hls: None,
+        thumbnail: None,
         flv: Some(FlvPlan { rungs: vec![RungId(0), RungId(1)] }),
     }
 }
