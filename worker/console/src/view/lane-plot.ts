@@ -50,12 +50,12 @@ export class LanePlot {
   }
 
   /** Where a moment and an amount are, relative to `container`; null where nothing is drawn. */
-  positionOf(unixMs: number, amount: number | null, container: DOMRect): { x: number; y: number } | null {
+  positionOf(unixMs: number, amount: number, container: DOMRect): { x: number; y: number } | null {
     if (!this.plot || !this.drawn) return null;
     const over = this.plot.over.getBoundingClientRect();
     const x = this.plot.valToPos(unixMs / 1000, "x");
     if (!Number.isFinite(x) || x < 0 || x > over.width) return null;
-    const y = amount === null ? over.height / 2 : this.plot.valToPos(amount, "y");
+    const y = this.plot.valToPos(amount, "y");
     return {
       x: over.left - container.left + x,
       y: over.top - container.top + Math.min(over.height - 2, Math.max(2, y)),
