@@ -81,7 +81,8 @@ export class Player {
   private retrying: number | undefined;
   private retryMs = RETRY_MS_FIRST;
   private recoveredAt = -Infinity;
-  private sequence: number | null = null;
+  /** Of the fragment shown: each level counts its discontinuities for itself. */
+  private sequence: { level: number; cc: number } | null = null;
   private shownAt: number | null = null;
   /** When the last jump was begun, or the stream opened; null once pictures are shown again. */
   private arrivingAt: number | null = null;
@@ -181,8 +182,9 @@ export class Player {
       this.tell();
     });
     hls.on(Hls.Events.FRAG_CHANGED, (_event, { frag }) => {
-      if (this.sequence !== null && frag.cc !== this.sequence) this.state.discontinuities += 1;
-      this.sequence = frag.cc;
+      const { level, cc } = frag;
+      if (this.sequence?.level === level && this.sequence.cc !== cc) this.state.discontinuities += 1;
+      this.sequence = { level, cc };
     });
     hls.on(Hls.Events.ERROR, (_event, data) => this.onError(data));
     hls.loadSource(this.source);
