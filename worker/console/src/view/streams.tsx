@@ -11,6 +11,7 @@ import { Chip, Empty, toneOfState } from "./parts";
 import { PlayerPanel } from "./player-panel";
 
 const PICTURE_EVERY_MS = 4000;
+const byName = new Intl.Collator(undefined, { numeric: true });
 
 interface Props {
   status: Status;
@@ -21,7 +22,7 @@ interface Props {
 export function Streams({ status, rates, ask }: Props) {
   const streams = status.sessions.filter((session) => session.name !== "");
   const before = status.sessions.filter((session) => session.name === "");
-  const sorted = [...streams].sort((a, b) => a.name.localeCompare(b.name) || a.id.localeCompare(b.id));
+  const sorted = [...streams].sort((a, b) => byName.compare(a.name, b.name) || byName.compare(a.id, b.id));
   return (
     <section aria-labelledby="streams">
       <header class="section">
