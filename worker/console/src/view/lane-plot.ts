@@ -188,10 +188,17 @@ export class LanePlot {
     }
     event.preventDefault();
     const time = plot.data[0][Math.min(count - 1, Math.max(0, to))];
-    if (time !== undefined) plot.setCursor({ left: plot.valToPos(time, "x"), top: 10 });
+    if (time !== undefined) this.pointAt(plot.valToPos(time, "x"), 10);
   };
 
-  private readonly onBlur = (): void => this.plot?.setCursor({ left: -10, top: -10 });
+  private readonly onBlur = (): void => this.pointAt(-10, -10);
+
+  /** In all lanes, as the mouse does; uPlot's types leave the third argument out. */
+  private pointAt(left: number, top: number): void {
+    const { plot } = this;
+    const set = plot?.setCursor as ((at: { left: number; top: number }, fire: boolean, publish: boolean) => void) | undefined;
+    set?.call(plot, { left, top }, true, true);
+  }
 }
 
 function heightOf(drawn: Drawn): number {
