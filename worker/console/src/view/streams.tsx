@@ -58,7 +58,7 @@ function Stream({ session, status, rates, ask }: { session: SessionStatus } & Pr
   const hasHls = (session.hls ?? []).some((hls) => hls.state === "packaging");
   return (
     <article class="stream panel" aria-label={`Stream ${session.name}`}>
-      <Picture app={session.app} name={session.name} isPaused={isOpen} />
+      <Picture app={session.app} name={session.name} />
       <div class="who">
         <h3>{session.name}</h3>
         <p>
@@ -106,7 +106,7 @@ function Stream({ session, status, rates, ask }: { session: SessionStatus } & Pr
 }
 
 /** The thumbnail, where there is one; fetched anew while it can be seen. */
-function Picture({ app, name, isPaused }: { app: string; name: string; isPaused: boolean }) {
+function Picture({ app, name }: { app: string; name: string }) {
   const [source, setSource] = useState<string | null>(null);
   const place = useRef<HTMLDivElement>(null);
   useEffect(() => {
@@ -114,7 +114,7 @@ function Picture({ app, name, isPaused }: { app: string; name: string; isPaused:
     let isGone = false;
     const path = `/thumb/${encodeURIComponent(app)}/${encodeURIComponent(name)}.jpg`;
     const look = async () => {
-      if (!isVisible || document.hidden || isPaused) return;
+      if (!isVisible || document.hidden) return;
       const picture = await server.picture(path).catch(() => null);
       if (!isGone) setSource(picture);
     };
@@ -130,7 +130,7 @@ function Picture({ app, name, isPaused }: { app: string; name: string; isPaused:
       observer.disconnect();
       window.clearInterval(timer);
     };
-  }, [app, name, isPaused]);
+  }, [app, name]);
   return (
     <div class="picture" ref={place}>
       {source === null ? <span class="faint">no picture</span> : <img src={source} alt={`What ${name} shows`} />}
