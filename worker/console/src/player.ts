@@ -317,7 +317,18 @@ export class Player {
     this.arrivingAt = performance.now();
     this.video.playbackRate = 1;
     this.state.rate = 1;
+    this.forgetBefore(position);
     this.video.currentTime = position;
+  }
+
+  /** With a hole in the buffer hls.js takes every stall for one and seeks to get over it. */
+  private forgetBefore(position: number): void {
+    const { buffered } = this.video;
+    for (let index = 0; index < buffered.length; index += 1) {
+      const [startOffset, endOffset] = [buffered.start(index), buffered.end(index)];
+      if (endOffset >= position) break;
+      this.hls?.trigger(Hls.Events.BUFFER_FLUSHING, { startOffset, endOffset, type: null });
+    }
   }
 
   private readonly onFrame = (nowMs: number): void => {
