@@ -90,13 +90,28 @@ export function isSame(one: number[], other: number[]): boolean {
 
 export type Kind = "codec" | "ours" | "system" | "rest";
 
-/** Whose code a function is, for its colour. */
+/** Whose code a function is, for its colour. The file says more than the name, where it is known. */
 export function kindOf(name: string, file: string): Kind {
+  if (/(^|\/)(worker|shared|supervisor)\/src\//.test(file)) return "ours";
+  if (/\/rustc\/|\/registry\/src\//.test(file)) return "rest";
   const text = `${name} ${file}`;
-  if (/tasuki/.test(text)) return "ours";
   if (/x264|avcodec|avutil|avfilter|swscale|swresample|^av_|^ff_|libav/.test(text)) return "codec";
-  if (/libc\.so|ld-linux|pthread|__libc|clone3?|^_start|je_|jemalloc|malloc|calloc|realloc/.test(text)) return "system";
-  return "rest";
+  if (/libc\.so|ld-linux|pthread|__libc|^clone3?|^_?start|je_|jemalloc|malloc|calloc|memalign/.test(text)) return "system";
+  return /tasuki/.test(name) ? "ours" : "rest";
+}
+
+/** As it fits into a box: without modules, type arguments and hash; a closure says where it is. */
+export function shortName(name: string, file: string): string {
+  let plain = name.replace(/::h[0-9a-f]{16}$/, "");
+  if (plain.startsWith("<")) return plain;
+  for (let before = ""; before !== plain; ) {
+    before = plain;
+    plain = plain.replace(/<[^<>]*>/g, "");
+  }
+  const steps = plain.split("::").filter(Boolean);
+  const short = steps.length > 2 ? steps.slice(-2).join("::") : plain;
+  const place = file.split("/").at(-1);
+  return short.startsWith("{") && place ? `${short} ${place}` : short;
 }
 
 export interface Spender {

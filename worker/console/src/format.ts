@@ -77,8 +77,9 @@ export function moment(unixMs: number, nowMs: number): string {
   return `${at.toLocaleDateString(undefined, { month: "short", day: "numeric" })} ${clock(unixMs)}`;
 }
 
+/** `12 345`, with thin spaces. */
 export function count(value: number): string {
-  return value.toLocaleString("en").replaceAll(",", "\u202f");
+  return String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 }
 
 export function plural(value: number, one: string, many = `${one}s`): string {

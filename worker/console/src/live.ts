@@ -13,6 +13,8 @@ const SAMPLE_EVERY_MS = 2000;
 const RETRY_MS_FIRST = 1000;
 const RETRY_MS_MAX = 15_000;
 const EVENTS_KEPT = 500;
+/** A Date header is cut to the second, and an answer takes a moment: less is no difference. */
+const SKEW_MS_MIN = 2500;
 
 export type Link =
   | { is: "connecting" }
@@ -33,6 +35,7 @@ export class Live {
   /** When memory was last looked at: lanes are drawn anew at that pace. */
   sampledAtMs = 0;
   private answeredAtMs = Date.now();
+  private skewMs = 0;
   private following: AbortController | null = null;
   private triedToken = false;
 
@@ -45,6 +48,11 @@ export class Live {
 
   start(): void {
     void this.look();
+  }
+
+  /** The server's clock: what it says of the past is in it. */
+  nowMs(): number {
+    return Date.now() + this.skewMs;
   }
 
   unlock(token: string): void {
@@ -64,7 +72,9 @@ export class Live {
   private async look(): Promise<void> {
     window.clearTimeout(this.timer);
     try {
-      const status = await server.status();
+      const { status, dateMs } = await server.status();
+      const skewMs = dateMs === null ? 0 : dateMs + 500 - Date.now();
+      this.skewMs = Math.abs(skewMs) < SKEW_MS_MIN ? 0 : skewMs;
       await this.take(status);
     } catch (error) {
       this.miss(error);
@@ -73,7 +83,7 @@ export class Live {
   }
 
   private async take(status: Status): Promise<void> {
-    const nowMs = Date.now();
+    const nowMs = this.nowMs();
     const isNew = this.link.is !== "up";
     if (this.status && this.status.pid !== status.pid) {
       // Another server counts generations anew.
@@ -107,7 +117,7 @@ export class Live {
       return;
     }
     const why = error instanceof Error ? error.message : String(error);
-    this.link = { is: "down", sinceMs: this.answeredAtMs, why, retryAtMs: Date.now() + this.retryMs };
+    this.link = { is: "down", sinceMs: this.answeredAtMs, why, retryAtMs: this.nowMs() + this.retryMs };
     this.again(this.retryMs);
     this.retryMs = Math.min(this.retryMs * 1.6, RETRY_MS_MAX);
   }

@@ -81,7 +81,8 @@ export class Player {
   private retrying: number | undefined;
   private retryMs = RETRY_MS_FIRST;
   private recoveredAt = -Infinity;
-  private sequence: number | null = null;
+  /** Of the fragment shown: each level counts its discontinuities for itself. */
+  private sequence: { level: number; cc: number } | null = null;
   private shownAt: number | null = null;
   /** When the last jump was begun, or the stream opened; null once pictures are shown again. */
   private arrivingAt: number | null = null;
@@ -181,8 +182,9 @@ export class Player {
       this.tell();
     });
     hls.on(Hls.Events.FRAG_CHANGED, (_event, { frag }) => {
-      if (this.sequence !== null && frag.cc !== this.sequence) this.state.discontinuities += 1;
-      this.sequence = frag.cc;
+      const { level, cc } = frag;
+      if (this.sequence?.level === level && this.sequence.cc !== cc) this.state.discontinuities += 1;
+      this.sequence = { level, cc };
     });
     hls.on(Hls.Events.ERROR, (_event, data) => this.onError(data));
     hls.loadSource(this.source);
@@ -315,7 +317,18 @@ export class Player {
     this.arrivingAt = performance.now();
     this.video.playbackRate = 1;
     this.state.rate = 1;
+    this.forgetBefore(position);
     this.video.currentTime = position;
+  }
+
+  /** With a hole in the buffer hls.js takes every stall for one and seeks to get over it. */
+  private forgetBefore(position: number): void {
+    const { buffered } = this.video;
+    for (let index = 0; index < buffered.length; index += 1) {
+      const [startOffset, endOffset] = [buffered.start(index), buffered.end(index)];
+      if (endOffset >= position) break;
+      this.hls?.trigger(Hls.Events.BUFFER_FLUSHING, { startOffset, endOffset, type: null });
+    }
   }
 
   private readonly onFrame = (nowMs: number): void => {

@@ -3,6 +3,8 @@
 import type { HistoryAnswer, HistorySample, Status } from "./status";
 
 export const KEPT_MS = 3_600_000;
+/** A longer silence than this is a hole in a line. */
+const HOLE_MS = 15_000;
 
 /** One process: a line in a lane. */
 export interface Run {
@@ -61,6 +63,7 @@ export class Series {
     return this.runs.get(generation)?.slot ?? null;
   }
 
+  /** Null where it was not looked at then. */
   footprintAt(generation: number, unixMs: number): number | null {
     const samples = this.runs.get(generation)?.samples;
     if (!samples?.length) return null;
@@ -68,7 +71,8 @@ export class Series {
     for (const sample of samples) {
       if (nearest && Math.abs(sample.unix_ms - unixMs) <= Math.abs(nearest.unix_ms - unixMs)) nearest = sample;
     }
-    return nearest?.footprint_bytes ?? null;
+    if (!nearest || Math.abs(nearest.unix_ms - unixMs) > HOLE_MS) return null;
+    return nearest.footprint_bytes;
   }
 
   private run(generation: number, slot: string): Run {
@@ -97,9 +101,6 @@ function merged(one: HistorySample[], other: HistorySample[]): HistorySample[] {
 
 /** What uPlot draws: one time axis, and for each run footprint, RSS, LazyFree; then both limits. */
 export type Columns = [number[], ...(number | null | undefined)[][]];
-
-/** A longer silence than this is a hole in a line. */
-const HOLE_MS = 15_000;
 
 export function columns(runs: Run[], fromMs: number): Columns {
   const visible = runs.map((run) => run.samples.filter((sample) => sample.unix_ms >= fromMs));

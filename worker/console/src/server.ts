@@ -48,8 +48,11 @@ async function refusal(answer: Response): Promise<string> {
   return text.slice(0, 300) || `${answer.status} ${answer.statusText}`;
 }
 
-export async function status(): Promise<Status> {
-  return (await ok("/api/status")).json() as Promise<Status>;
+/** And the server's clock, where it tells; to a second. */
+export async function status(): Promise<{ status: Status; dateMs: number | null }> {
+  const answer = await ok("/api/status");
+  const dateMs = Date.parse(answer.headers.get("date") ?? "");
+  return { status: (await answer.json()) as Status, dateMs: Number.isNaN(dateMs) ? null : dateMs };
 }
 
 export async function history(): Promise<HistoryAnswer> {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { age, bitrate, bytes, duration, pause, percent, plural, slope } from "../src/format";
+import { age, bitrate, bytes, count, duration, pause, percent, plural, slope } from "../src/format";
 import { Rates } from "../src/rates";
 import { generationOf, playlistOf, type Status } from "../src/status";
 
@@ -10,6 +10,7 @@ test("amounts have three figures and their unit", () => {
   ]);
   assert.equal(bytes(1023 * 1024), "1.00 MiB", "never 1000 of a unit");
   assert.deepEqual([0, 999, 128_000, 999_900, 5_120_000].map(bitrate), ["0 b/s", "999 b/s", "128 kb/s", "1.00 Mb/s", "5.12 Mb/s"]);
+  assert.deepEqual([7, 1234, 12_345_678].map(count), ["7", "1\u202f234", "12\u202f345\u202f678"]);
   assert.deepEqual([0, 0.04, 3.21, 87.4].map(percent), ["0 %", "0 %", "3.2 %", "87 %"]);
   assert.deepEqual([0, 20 * 2 ** 20].map((perMinute) => slope(perMinute / 60)), ["not growing", "+20.0 MiB/min"]);
 });

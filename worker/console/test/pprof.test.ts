@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { isSame, layOut, neighbour, spenders } from "../src/flame";
+import { isSame, kindOf, layOut, neighbour, shortName, spenders } from "../src/flame";
 import { parsePprof, PprofError, type StackNode } from "../src/pprof";
 
 // A writer for the few fields that a profile needs.
@@ -119,4 +119,22 @@ test("a function that calls itself is counted once in what it holds with its cal
   const inner: StackNode = { name: "walk", file: "", self: 3, total: 8, children: [leaf] };
   const root: StackNode = { name: "all", file: "", self: 0, total: 8, children: [inner] };
   assert.deepEqual(spenders(root, 10), [{ name: "walk", self: 8, total: 8 }]);
+});
+
+test("a box says whose code it is and fits its name", () => {
+  const start = "{closure#1}<tasuki_worker::chaos::start::{closure_env#0}, ()>";
+  assert.deepEqual(
+    [
+      kindOf("touched", "/build/worker/src/libav/block.rs"),
+      kindOf(start, "/rustc/5980/library/std/src/panic.rs"),
+      kindOf("av_malloc", ""),
+      kindOf("x264_encoder_open_164", "libx264.so.164"),
+      kindOf("_rjem_je_prof_backtrace", ""),
+      kindOf("hash_one", "/c/registry/src/index/hashbrown/src/lib.rs"),
+    ],
+    ["ours", "rest", "codec", "codec", "system", "rest"],
+  );
+  assert.equal(shortName(start, "/rustc/5980/library/std/src/panic.rs"), "{closure#1} panic.rs");
+  assert.equal(shortName("core::ops::Fn::call<Vec<Vec<u8>>>::h0123456789abcdef", ""), "Fn::call");
+  assert.equal(shortName("<A as B>::c", "x.rs"), "<A as B>::c");
 });

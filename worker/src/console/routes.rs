@@ -87,8 +87,14 @@ impl IntoResponse for Trouble {
             }
             Self::Io(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         };
-        (status, format!("{reason}\n")).into_response()
+        refusal_of(status, &reason)
     }
+}
+
+/// What a program can read and a person too.
+fn refusal_of(status: StatusCode, reason: &str) -> Response<Body> {
+    let body = format!("{}\n", serde_json::json!({ "reason": reason }));
+    (status, [(CONTENT_TYPE, JSON)], body).into_response()
 }
 
 /// Everything behind the guard, and in front of it what says only yes or no.
@@ -120,13 +126,13 @@ async fn admit(Shared(state): Shared<Node>, request: Request, next: Next) -> Res
         Ok(()) => next.run(request).await,
         Err(denied @ super::guard::Denied::NoToken) => {
             let challenge = [(WWW_AUTHENTICATE, "Bearer realm=\"tasuki\"")];
-            (StatusCode::UNAUTHORIZED, challenge, format!("{denied}\n")).into_response()
+            (challenge, refusal_of(StatusCode::UNAUTHORIZED, &denied.to_string())).into_response()
         }
         Err(
             denied @ (super::guard::Denied::ForeignHost
             | super::guard::Denied::ForeignOrigin
             | super::guard::Denied::NotJson),
-        ) => (StatusCode::FORBIDDEN, format!("{denied}\n")).into_response(),
+        ) => refusal_of(StatusCode::FORBIDDEN, &denied.to_string()),
     }
 }
 

@@ -120,7 +120,7 @@ function TokenDialog({ isWrong, unlock }: { isWrong: boolean; unlock: (token: st
     <dialog ref={dialog} class="ask" aria-labelledby="token-title" onCancel={(event) => event.preventDefault()}>
       <form onSubmit={(event) => { event.preventDefault(); unlock(token.trim()); }}>
         <h2 id="token-title">This console wants a token</h2>
-        <p>It is <code>token</code> of <code>[console]</code> in the server's configuration, and is kept until this tab is closed.</p>
+        <p>It is the console's token in the server's configuration, and is kept until this tab is closed.</p>
         {isWrong && <p class="error" role="alert">That was not it.</p>}
         <label class="line">Token <input type="password" autocomplete="current-password" required autofocus value={token} onInput={(event) => setToken(event.currentTarget.value)} /></label>
         <div class="buttons"><button type="submit" class="main">Go on</button></div>

@@ -44,7 +44,7 @@ function wordsOf(ask: Ask): Words {
     case "drain":
       return {
         title: "Drain this node",
-        text: `The server takes nothing new and leaves when the last of its ${plural(ask.streams, "stream")} has ended. This cannot be taken back.`,
+        text: `The server takes nothing new and leaves ${ask.streams === 0 ? "at once, for it has no streams" : `when the last of its ${plural(ask.streams, "stream")} has ended`}. This cannot be taken back.`,
         verb: "Drain",
         isGrave: true,
       };

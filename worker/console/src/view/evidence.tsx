@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { bytes, count, duration, percent } from "../format";
+import { bytes, count, duration, percent, plural } from "../format";
 import { parsePprof, type Profile } from "../pprof";
 import * as server from "../server";
 import { parseSmaps, sumOf, type Mapping } from "../smaps";
@@ -101,7 +101,7 @@ async function tabsOf(sight: Sight): Promise<Tab[]> {
 function heapTabs(heap: () => Promise<Profile>, path: string, name: string): Tab[] {
   const about = (profile: Profile) => (
     <p class="faint about">
-      {bytes(profile.root.total)} in use by {count(profile.samples)} stacks: an estimate from one sample in 512 KiB allocated.{" "}
+      {bytes(profile.root.total)} in use by {plural(profile.samples, "stack")}: an estimate from one sample in 512 KiB allocated.{" "}
       <button type="button" onClick={() => void server.save(path, name)}>Save for go tool pprof</button>
     </p>
   );

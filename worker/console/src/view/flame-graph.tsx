@@ -2,7 +2,7 @@
 // brings a box to full width.
 
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { isSame, kindOf, layOut, neighbour, spenders, type Box } from "../flame";
+import { isSame, kindOf, layOut, neighbour, shortName, spenders, type Box } from "../flame";
 import { bytes, percent } from "../format";
 import type { Profile } from "../pprof";
 
@@ -61,7 +61,7 @@ export function FlameGraph({ profile }: { profile: Profile }) {
         {boxes.map((box) => {
           const isHere = shown === box;
           const isFound = needle !== "" && box.name.toLowerCase().includes(needle);
-          const classes = ["box", `kind-${kindOf(box.name, box.file)}`, box.depth < focus.length ? "caller" : "", isFound ? "found" : "", needle && !isFound ? "dim" : ""];
+          const classes = ["box", box.depth === 0 ? "root" : `kind-${kindOf(box.name, box.file)}`, box.depth < focus.length ? "caller" : "", isFound ? "found" : "", needle && !isFound ? "dim" : ""];
           return (
             <button
               key={box.path.join(".")}
@@ -74,20 +74,13 @@ export function FlameGraph({ profile }: { profile: Profile }) {
               onFocus={() => setHere(box.path)}
               onPointerEnter={() => setHere(box.path)}
             >
-              {box.width > 0.015 ? shortName(box.name) : ""}
+              {box.width > 0.015 ? shortName(box.name, box.file) : ""}
             </button>
           );
         })}
       </div>
     </div>
   );
-}
-
-/** Without the path of modules and the hash. */
-function shortName(name: string): string {
-  const plain = name.replace(/::h[0-9a-f]{16}$/, "");
-  const steps = plain.replace(/<[^<>]*>/g, "").split("::").filter(Boolean);
-  return steps.length > 2 && !plain.startsWith("<") ? steps.slice(-2).join("::") : plain;
 }
 
 export function Functions({ profile }: { profile: Profile }) {

@@ -50,12 +50,12 @@ export class LanePlot {
   }
 
   /** Where a moment and an amount are, relative to `container`; null where nothing is drawn. */
-  positionOf(unixMs: number, amount: number | null, container: DOMRect): { x: number; y: number } | null {
+  positionOf(unixMs: number, amount: number, container: DOMRect): { x: number; y: number } | null {
     if (!this.plot || !this.drawn) return null;
     const over = this.plot.over.getBoundingClientRect();
     const x = this.plot.valToPos(unixMs / 1000, "x");
     if (!Number.isFinite(x) || x < 0 || x > over.width) return null;
-    const y = amount === null ? over.height / 2 : this.plot.valToPos(amount, "y");
+    const y = this.plot.valToPos(amount, "y");
     return {
       x: over.left - container.left + x,
       y: over.top - container.top + Math.min(over.height - 2, Math.max(2, y)),
@@ -188,10 +188,17 @@ export class LanePlot {
     }
     event.preventDefault();
     const time = plot.data[0][Math.min(count - 1, Math.max(0, to))];
-    if (time !== undefined) plot.setCursor({ left: plot.valToPos(time, "x"), top: 10 });
+    if (time !== undefined) this.pointAt(plot.valToPos(time, "x"), 10);
   };
 
-  private readonly onBlur = (): void => this.plot?.setCursor({ left: -10, top: -10 });
+  private readonly onBlur = (): void => this.pointAt(-10, -10);
+
+  /** In all lanes, as the mouse does; uPlot's types leave the third argument out. */
+  private pointAt(left: number, top: number): void {
+    const { plot } = this;
+    const set = plot?.setCursor as ((at: { left: number; top: number }, fire: boolean, publish: boolean) => void) | undefined;
+    set?.call(plot, { left, top }, true, true);
+  }
 }
 
 function heightOf(drawn: Drawn): number {

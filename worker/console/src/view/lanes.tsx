@@ -82,7 +82,8 @@ export function Lanes({ live, nowMs, ask, look }: Props) {
     drawArrows(svg.current, marks, spanMs, (generation, unixMs) => {
       const slot = live.series.slotOf(generation);
       const plot = slot === null ? undefined : plots.current.get(slot);
-      return plot?.positionOf(unixMs, live.series.footprintAt(generation, unixMs), place) ?? null;
+      const footprint = live.series.footprintAt(generation, unixMs);
+      return footprint === null ? null : (plot?.positionOf(unixMs, footprint, place) ?? null);
     });
   }, [shape, toMs, spanMs, scale, width, theme, marks.length, last]);
 

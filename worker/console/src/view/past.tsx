@@ -122,7 +122,7 @@ export function Events({ events, nowMs }: { events: Announcement[]; nowMs: numbe
           {found.map((event) => (
             <li key={`${event.unix_ms} ${event.event} ${event.session ?? ""} ${event.worker ?? ""} ${event.detail}`}>
               <time dateTime={new Date(event.unix_ms).toISOString()} title={moment(event.unix_ms, nowMs)}>{clock(event.unix_ms)}</time>
-              <b class={toneOfEvent(event.event)}>{words(event.event)}</b>
+              <b class={toneOfEvent(event)}>{words(event.event)}</b>
               <span>{[event.worker, event.name || event.session].filter(Boolean).join(" ")}</span>
               <span class="faint">{event.detail}</span>
             </li>
@@ -133,7 +133,9 @@ export function Events({ events, nowMs }: { events: Announcement[]; nowMs: numbe
   );
 }
 
-function toneOfEvent(event: string): string {
+function toneOfEvent({ event, detail }: Announcement): string {
+  // A worker that leaves when it is done dies as well.
+  if (event === "worker_died" && detail === "exit Done (0)") return "";
   if (/died|hung|broken|failed|unkillable|given_up|dropped|frames_lost|incompatible/.test(event)) return "bad";
   if (/refused|lost|stopped|left|overload$|fault|no_anchor|kept|crashed|missing|born_over|quarantine/.test(event)) return "warn";
   return "";

@@ -11,6 +11,7 @@ import { Chip, Empty, toneOfState } from "./parts";
 import { PlayerPanel } from "./player-panel";
 
 const PICTURE_EVERY_MS = 4000;
+const byName = new Intl.Collator(undefined, { numeric: true });
 
 interface Props {
   status: Status;
@@ -21,7 +22,7 @@ interface Props {
 export function Streams({ status, rates, ask }: Props) {
   const streams = status.sessions.filter((session) => session.name !== "");
   const before = status.sessions.filter((session) => session.name === "");
-  const sorted = [...streams].sort((a, b) => a.name.localeCompare(b.name) || a.id.localeCompare(b.id));
+  const sorted = [...streams].sort((a, b) => byName.compare(a.name, b.name) || byName.compare(a.id, b.id));
   return (
     <section aria-labelledby="streams">
       <header class="section">
@@ -57,7 +58,7 @@ function Stream({ session, status, rates, ask }: { session: SessionStatus } & Pr
   const hasHls = (session.hls ?? []).some((hls) => hls.state === "packaging");
   return (
     <article class="stream panel" aria-label={`Stream ${session.name}`}>
-      <Picture app={session.app} name={session.name} isPaused={isOpen} />
+      <Picture app={session.app} name={session.name} />
       <div class="who">
         <h3>{session.name}</h3>
         <p>
@@ -105,7 +106,7 @@ function Stream({ session, status, rates, ask }: { session: SessionStatus } & Pr
 }
 
 /** The thumbnail, where there is one; fetched anew while it can be seen. */
-function Picture({ app, name, isPaused }: { app: string; name: string; isPaused: boolean }) {
+function Picture({ app, name }: { app: string; name: string }) {
   const [source, setSource] = useState<string | null>(null);
   const place = useRef<HTMLDivElement>(null);
   useEffect(() => {
@@ -113,7 +114,7 @@ function Picture({ app, name, isPaused }: { app: string; name: string; isPaused:
     let isGone = false;
     const path = `/thumb/${encodeURIComponent(app)}/${encodeURIComponent(name)}.jpg`;
     const look = async () => {
-      if (!isVisible || document.hidden || isPaused) return;
+      if (!isVisible || document.hidden) return;
       const picture = await server.picture(path).catch(() => null);
       if (!isGone) setSource(picture);
     };
@@ -129,7 +130,7 @@ function Picture({ app, name, isPaused }: { app: string; name: string; isPaused:
       observer.disconnect();
       window.clearInterval(timer);
     };
-  }, [app, name, isPaused]);
+  }, [app, name]);
   return (
     <div class="picture" ref={place}>
       {source === null ? <span class="faint">no picture</span> : <img src={source} alt={`What ${name} shows`} />}
