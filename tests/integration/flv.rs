@@ -101,7 +101,11 @@ fn a_new_delivery_process_knows_what_is_live() {
         let cut = FlvViewer::start(&address, &path, Over::Http, run.path().join("cut.flv"))?;
         let status = server.status()?;
         let delivery = status.workers.iter().find(|worker| worker.role == "delivery");
-        kill(Pid::from_raw(delivery.context("a delivery process")?.pid), Signal::SIGKILL)?;
+        let pid = delivery.context("a delivery process")?.pid;
+        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+        server.wait_status("its end", BOUND, |status| {
+            status.workers.iter().all(|worker| worker.pid != pid).then_some(())
+        })?;
         let again = FlvViewer::start(&address, &path, Over::Http, run.path().join("again.flv"))?;
         ensure!(cut.finish(BOUND).is_err(), "a body of a dead process came to its end");
         publisher.finish(BOUND).context("the publisher was disconnected")?;
