@@ -14,6 +14,7 @@ mod moves;
 mod relay;
 mod rtmp;
 mod sink;
+mod watch;
 
 use std::process::ExitCode;
 use tasuki_tests::named::{self, Named};
@@ -48,6 +49,11 @@ const BENCHES: &[Named] = &[
         name: "connect",
         about: "connect to publish accepted under load, against nginx-rtmp",
         run: connect::run,
+    },
+    Named {
+        name: "watch",
+        about: "glass to glass in a real Chromium, our player beside hls.js as it is [--seconds N]",
+        run: watch::run,
     },
     Named {
         name: "fixture",

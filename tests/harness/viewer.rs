@@ -56,13 +56,23 @@ impl Response {
 
 /// One request on a connection of its own. `address` is `host:port`.
 pub fn get(address: &str, path: &str) -> Result<Response> {
+    request(address, "GET", path, &[])
+}
+
+/// The same with another method and further headers.
+pub fn request(address: &str, method: &str, path: &str, more: &[(&str, &str)]) -> Result<Response> {
     let mut stream = TcpStream::connect(address).with_context(|| format!("to {address}"))?;
     stream.set_read_timeout(Some(ANSWER_BOUND))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    for (name, value) in more {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes())?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let status = line.split(' ').nth(1).context("a status line")?.trim().parse()?;
+    let status: u16 = line.split(' ').nth(1).context("a status line")?.trim().parse()?;
     let mut headers = Vec::new();
     loop {
         line.clear();
@@ -77,7 +87,10 @@ pub fn get(address: &str, path: &str) -> Result<Response> {
         None => {
             let mut body = Vec::new();
             reader.take(BODY_BYTES_MAX).read_to_end(&mut body)?;
-            if let Some(length) = response.header("content-length") {
+            let has_body = method != "HEAD" && !matches!(status, 204 | 304);
+            if let Some(length) = response.header("content-length")
+                && has_body
+            {
                 ensure!(length.parse::<usize>()? == body.len(), "a body cut short");
             }
             body

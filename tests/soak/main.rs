@@ -1,6 +1,8 @@
 //! `./dev soak NAME`: the long versions of what `./dev test` asserts.
 
+mod browser;
 mod deaths;
+mod duties;
 mod handoff_faults;
 mod harness;
 mod leak;
@@ -15,9 +17,19 @@ use tasuki_tests::named::{self, Named};
 
 const SOAKS: &[Named] = &[
     Named {
+        name: "browser",
+        about: "the player in a real Chromium through moves and deaths [--moves N] [--kills N] [--deliveries N]",
+        run: browser::run,
+    },
+    Named {
         name: "harness",
         about: "publishes to the origin directly, over and over: the harness itself [--rounds N]",
         run: harness::run,
+    },
+    Named {
+        name: "duties",
+        about: "what an LL-HLS server owes its clients, through moves and kills [--seconds N] [--moves N] [--kills N]",
+        run: duties::run,
     },
     Named {
         name: "handoff-faults",
