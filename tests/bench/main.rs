@@ -16,6 +16,7 @@ mod relay;
 mod rtmp;
 mod sink;
 mod viewers;
+mod watch;
 
 use std::process::ExitCode;
 use tasuki_tests::named::{self, Named};
@@ -55,6 +56,11 @@ const BENCHES: &[Named] = &[
         name: "viewers",
         about: "delay and cost of LL-HLS viewers, against nginx serving the same files [--few N --many N --seconds N]",
         run: viewers::run,
+    },
+    Named {
+        name: "watch",
+        about: "glass to glass in a real Chromium, our player beside hls.js as it is [--seconds N]",
+        run: watch::run,
     },
     Named {
         name: "fixture",

@@ -5,8 +5,10 @@
 //! directory of its own, and is waited for on a condition with a bound, never by sleeping.
 
 pub mod anchorless;
+pub mod browser;
 pub mod chance;
 pub mod child;
+pub mod duties;
 pub mod dying;
 pub mod filler;
 pub mod fixture;
@@ -29,9 +31,11 @@ pub mod obs;
 pub mod obs_passage;
 pub mod origin;
 pub mod ownership;
+pub mod pages;
 pub mod passage;
 pub mod picture;
 pub mod place;
+pub mod playback;
 pub mod plot;
 pub mod proc;
 pub mod publisher;
@@ -42,6 +46,7 @@ pub mod seam_quality;
 pub mod seam_sound;
 pub mod seams;
 pub mod server;
+pub mod shown;
 pub mod skew;
 pub mod sound;
 pub mod stuck_disk;

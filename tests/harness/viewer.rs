@@ -69,6 +69,11 @@ pub fn get(address: &str, path: &str) -> Result<Response> {
     ask(address, &Asked { method: "GET", path, headers: &[], body: "" })
 }
 
+/// The same with another method and further headers.
+pub fn request(address: &str, method: &str, path: &str, more: &[(&str, &str)]) -> Result<Response> {
+    ask(address, &Asked { method, path, headers: more, body: "" })
+}
+
 /// One request on a connection of its own.
 pub fn ask(address: &str, asked: &Asked<'_>) -> Result<Response> {
     let Asked { method, path, headers, body } = asked;
@@ -88,7 +93,7 @@ pub fn ask(address: &str, asked: &Asked<'_>) -> Result<Response> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let status = line.split(' ').nth(1).context("a status line")?.trim().parse()?;
+    let status: u16 = line.split(' ').nth(1).context("a status line")?.trim().parse()?;
     let mut headers = Vec::new();
     loop {
         line.clear();
@@ -103,7 +108,10 @@ pub fn ask(address: &str, asked: &Asked<'_>) -> Result<Response> {
         None => {
             let mut body = Vec::new();
             reader.take(BODY_BYTES_MAX).read_to_end(&mut body)?;
-            if let Some(length) = response.header("content-length") {
+            let has_body = method != "HEAD" && !matches!(status, 204 | 304);
+            if let Some(length) = response.header("content-length")
+                && has_body
+            {
                 ensure!(length.parse::<usize>()? == body.len(), "a body cut short");
             }
             body

@@ -1,6 +1,8 @@
 //! `./dev soak NAME`: the long versions of what `./dev test` asserts.
 
+mod browser;
 mod deaths;
+mod duties;
 mod flv;
 mod handoff_faults;
 mod harness;
@@ -16,6 +18,11 @@ use tasuki_tests::named::{self, Named};
 
 const SOAKS: &[Named] = &[
     Named {
+        name: "browser",
+        about: "the player in a real Chromium through moves and deaths [--moves N] [--kills N] [--deliveries N]",
+        run: browser::run,
+    },
+    Named {
         name: "harness",
         about: "publishes to the origin directly, over and over: the harness itself [--rounds N]",
         run: harness::run,
@@ -24,6 +31,11 @@ const SOAKS: &[Named] = &[
         name: "flv",
         about: "workers killed under viewers of FLV, every picture accounted for [--kills N]",
         run: flv::run,
+    },
+    Named {
+        name: "duties",
+        about: "what an LL-HLS server owes its clients, through moves and kills [--seconds N] [--moves N] [--kills N]",
+        run: duties::run,
     },
     Named {
         name: "handoff-faults",

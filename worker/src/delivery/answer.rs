@@ -21,6 +21,8 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const CORS: HeaderName = http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 /// What scripts may read beside the simple headers.
 const EXPOSED: &str = "Content-Length, Content-Range, ETag, Date";
+/// Of a text, which is packed for some.
+const VARIES: HeaderValue = HeaderValue::from_static("accept-encoding");
 /// How long a preflight holds.
 const PREFLIGHT_SECONDS: &str = "86400";
 
@@ -29,6 +31,8 @@ pub struct Text {
     plain: Bytes,
     gzip: OnceCell<Bytes>,
     etag: HeaderValue,
+    /// A tag names the very bytes (RFC 9110, 8.8.3.3).
+    etag_gzip: HeaderValue,
 }
 
 /// For how long a cache may keep it.
@@ -44,7 +48,12 @@ impl Text {
     #[must_use]
     pub fn new(text: String) -> Self {
         let hash = crate::output::hls::place::InitHash::of(text.as_bytes());
-        Self { plain: text.into(), gzip: OnceCell::new(), etag: etag(&hash.to_string()) }
+        Self {
+            plain: text.into(),
+            gzip: OnceCell::new(),
+            etag: etag(&hash.to_string()),
+            etag_gzip: etag(&format!("{hash}.gz")),
+        }
     }
 
     fn gzip(&self) -> Bytes {
@@ -61,16 +70,21 @@ impl Text {
 /// A playlist.
 #[must_use]
 pub fn playlist(text: &Text, request: &HeaderMap, keep: Keep) -> Answer {
-    if matches(request, &text.etag) {
-        return not_modified(&text.etag, keep);
+    // Either says that the client has this text.
+    if let Some(etag) = [&text.etag, &text.etag_gzip].into_iter().find(|tag| matches(request, tag))
+    {
+        let mut answer = not_modified(etag, keep);
+        answer.headers_mut().insert(VARY, VARIES);
+        return answer;
     }
     let packed = accepts_gzip(request);
-    let body = if packed { text.gzip() } else { text.plain.clone() };
+    let (body, etag) =
+        if packed { (text.gzip(), &text.etag_gzip) } else { (text.plain.clone(), &text.etag) };
     let mut answer = full(StatusCode::OK, PLAYLIST, body);
     let headers = answer.headers_mut();
-    headers.insert(ETAG, text.etag.clone());
+    headers.insert(ETAG, etag.clone());
     headers.insert(CACHE_CONTROL, keep.value());
-    headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    headers.insert(VARY, VARIES);
     if packed {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
@@ -276,6 +290,8 @@ mod tests {
         assert_eq!(body(plain), text.plain);
         let packed = playlist(&text, &asking(&[(ACCEPT_ENCODING, "br, gzip;q=0.5")]), Keep::No);
         assert_eq!(packed.headers()[CONTENT_ENCODING], "gzip");
+        let packed_tag = packed.headers()[ETAG].clone();
+        assert_ne!(packed_tag, tag);
         let packed = body(packed);
         assert!(packed.len() < 200);
         let mut unpacked = Vec::new();
@@ -283,8 +299,12 @@ mod tests {
         assert_eq!(unpacked, text.plain);
         let refused = asking(&[(ACCEPT_ENCODING, "gzip;q=0")]);
         assert!(!playlist(&text, &refused, Keep::No).headers().contains_key(CONTENT_ENCODING));
-        let mut again = HeaderMap::new();
-        again.insert(IF_NONE_MATCH, tag);
-        assert_eq!(playlist(&text, &again, Keep::No).status(), StatusCode::NOT_MODIFIED);
+        for tag in [tag, packed_tag] {
+            let mut again = HeaderMap::new();
+            again.insert(IF_NONE_MATCH, tag.clone());
+            let same = playlist(&text, &again, Keep::No);
+            assert_eq!(same.status(), StatusCode::NOT_MODIFIED);
+            assert_eq!((&same.headers()[ETAG], &same.headers()[VARY]), (&tag, &VARIES));
+        }
     }
 }

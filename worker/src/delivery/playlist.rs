@@ -96,9 +96,10 @@ pub fn media(
     let mut text = String::with_capacity(4096);
     let with_parts_from = with_parts_from(&listed, parts_span_ms(about.target_ms));
     head(&mut text, about, &listed, with_parts_from);
-    let skipped = match extent {
-        Extent::Full => 0,
-        Extent::Delta => skippable(&listed, about.target_ms),
+    let skipped = match (extent, ending) {
+        (Extent::Delta, Ending::Open) => skippable(&listed, about.target_ms),
+        // Of an ended one there are no updates (RFC 8216bis, 6.2.5.1).
+        (Extent::Full, Ending::Open | Ending::Ended) | (Extent::Delta, Ending::Ended) => 0,
     };
     if skipped > 0 {
         put(&mut text, format_args!("#EXT-X-SKIP:SKIPPED-SEGMENTS={skipped}\n"));
@@ -294,6 +295,15 @@ mod tests {
         assert!(of(&whole, Ending::Open, Extent::Full).contains("HINT:TYPE=PART,URI=\"9.0.m4s\""));
         let ended = of(&whole, Ending::Ended, Extent::Full);
         assert!(ended.ends_with("8.m4s\n#EXT-X-ENDLIST\n"), "{ended}");
+    }
+
+    /// Whoever asks for an update of what is over gets all of it.
+    #[test]
+    fn nothing_is_skipped_at_the_end() {
+        let rendition = filled("720p", 7, 40, 3);
+        let full = of(&rendition, Ending::Ended, Extent::Full);
+        assert_eq!(of(&rendition, Ending::Ended, Extent::Delta), full);
+        assert!(of(&rendition, Ending::Open, Extent::Delta).contains("#EXT-X-SKIP"));
     }
 
     /// A part that is longer than it should be is not denied.

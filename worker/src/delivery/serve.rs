@@ -23,6 +23,8 @@ use tokio::task::spawn_local;
 
 /// Segments beyond the newest one that a client may ask for (RFC 8216bis, 6.2.5.2).
 const SEGMENTS_AHEAD_MAX: u64 = 2;
+/// The Advance Part Limit, as a time: a client asks for no part that is farther ahead (6.2.5.2).
+const PARTS_AHEAD_MS_MAX: u64 = 3_000;
 /// A wait is over after so many target durations (6.2.5.2).
 const WAIT_TARGETS: u64 = 3;
 /// Where a stream has not said its own yet.
@@ -300,6 +302,12 @@ impl Server {
                 );
             }
             if !has(rendition, until) {
+                if parts_ahead(edge, until) > PARTS_AHEAD_MS_MAX / about.part_target_ms.max(1) {
+                    return Look::Refused(
+                        StatusCode::BAD_REQUEST,
+                        "_HLS_part is beyond the next parts",
+                    );
+                }
                 return Look::Later { most: wait_of(stream) };
             }
         }
@@ -415,6 +423,18 @@ fn has(rendition: &Rendition, until: Until) -> bool {
     }
 }
 
+/// How many parts behind the edge a client asks for at least. How many the open segment still gets
+/// nobody knows.
+fn parts_ahead(edge: PartNumber, until: Until) -> u64 {
+    match until {
+        Until::Segment(_) => 0,
+        Until::Part(number) if number.segment == edge.segment => {
+            u64::from(number.part.saturating_sub(edge.part))
+        }
+        Until::Part(number) => u64::from(number.part),
+    }
+}
+
 fn wait_of(stream: &Stream) -> Duration {
     let about = stream.about.as_ref();
     about.map_or(WAIT_FOR_STREAM, |about| Duration::from_millis(WAIT_TARGETS * about.target_ms))
@@ -436,5 +456,13 @@ mod tests {
         let open = filled("720p", 7, 1, 2);
         assert!(has(&open, until(7, 10)) && has(&open, until(8, 1)) && !has(&open, until(8, 2)));
         assert!(has(&open, Until::Segment(7)) && !has(&open, Until::Segment(8)));
+    }
+
+    #[test]
+    fn parts_are_counted_from_the_edge_or_from_the_next_segments_beginning() {
+        let edge = PartNumber { segment: 8, part: 4 };
+        let ahead = |segment, part| parts_ahead(edge, Until::Part(PartNumber { segment, part }));
+        assert_eq!((ahead(8, 5), ahead(8, 18), ahead(9, 0), ahead(10, 14)), (1, 14, 0, 14));
+        assert_eq!(parts_ahead(edge, Until::Segment(10)), 0);
     }
 }
