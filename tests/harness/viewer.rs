@@ -108,7 +108,7 @@ pub fn ask(address: &str, asked: &Asked<'_>) -> Result<Response> {
         None => {
             let mut body = Vec::new();
             reader.take(BODY_BYTES_MAX).read_to_end(&mut body)?;
-            let has_body = method != "HEAD" && !matches!(status, 204 | 304);
+            let has_body = *method != "HEAD" && !matches!(status, 204 | 304);
             if let Some(length) = response.header("content-length")
                 && has_body
             {

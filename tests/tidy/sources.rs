@@ -37,6 +37,7 @@ const BANNED_ALLOWED: &[(&str, &str, &str)] = &[
     ("worker/src/package/fmp4.rs", "handler", "a box of ISO/IEC 14496-12"),
     ("worker/src/libav/", "util", "libavutil's name"),
     ("worker/src/delivery/", "util", "names of hyper's crates"),
+    ("worker/src/console/", "util", "names of hyper's crates"),
     ("worker/src/fatal.rs", "handler", "sigaction(2)"),
     ("supervisor/src/fatal.rs", "handler", "sigaction(2)"),
 ];

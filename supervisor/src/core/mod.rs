@@ -7,6 +7,7 @@
 //! | file | decides |
 //! |---|---|
 //! | [`worker`] | life cycles of processes in slots |
+//! | [`task`] | what a new process is for |
 //! | [`restart`] | when a dead one is replaced |
 //! | [`hang`] | which one hangs, and what of one that outlives its kill |
 //! | [`deaths`] | what is told of those that died |
@@ -45,6 +46,7 @@ pub mod report;
 pub mod restart;
 pub mod rotation;
 pub mod settings;
+pub mod task;
 pub mod totals;
 pub mod tried;
 pub mod worker;

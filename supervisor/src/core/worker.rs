@@ -308,28 +308,7 @@ impl<R: Rules> Core<R> {
         let every = beat_interval(self.settings.hang_deadline);
         let every_ms = u32::try_from(every.as_millis()).unwrap_or(u32::MAX);
         self.send(generation, ToWorker::Beat { every_ms }, Fds::None);
-        match self.slots[at].role {
-            Role::Worker => {
-                if let Some(plan) = self.settings.chaos {
-                    self.send(generation, ToWorker::Chaos(plan), Fds::None);
-                }
-            }
-            Role::Dialer => {}
-            Role::Delivery => {
-                // First what there is, then who asks for it.
-                self.tell_all_live(generation);
-                if let Some(delivery) = &self.settings.delivery {
-                    let plan = Box::new(delivery.plan.clone());
-                    self.send(generation, ToWorker::Serve(plan), Fds::Listeners(Role::Delivery));
-                }
-            }
-            Role::Console => {
-                if let Some(console) = &self.settings.console {
-                    let plan = Box::new(console.plan.clone());
-                    self.send(generation, ToWorker::Attend(plan), Fds::Listeners(Role::Console));
-                }
-            }
-        }
+        self.tell_task(generation, self.slots[at].role);
     }
 
     pub(super) fn hello(&mut self, now: Duration, generation: Generation, version: u16) {
