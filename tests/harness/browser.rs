@@ -50,8 +50,9 @@ impl Look {
 /// A browser with one page.
 #[derive(Debug)]
 pub struct Browser {
-    process: Child,
+    /// Closed first: that is its order to end, with all its processes.
     commands: ChildStdin,
+    process: Child,
     answers: Receiver<Value>,
     asked: u64,
     /// Of the page; empty while there is none.

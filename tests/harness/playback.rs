@@ -17,7 +17,7 @@ use crate::{viewer, wait};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,8 +25,10 @@ use tasuki_shared::clock;
 use tasuki_shared::message::Haste;
 use tasuki_shared::status::{Reply, Request};
 
-/// The player finds its distance to the edge.
-const SETTLE: Duration = Duration::from_secs(5);
+/// The player has found its distance to the edge when it is so near.
+const EDGE_MS_MAX: f64 = 800.0;
+/// It never jumps there, and on a busy machine it begins far from it.
+const SETTLE_BOUND: Duration = Duration::from_secs(60);
 /// What a disturbance does is seen by then.
 const AFTERMATH: Duration = Duration::from_millis(1_800);
 /// Of freeze at the live edge, for a worker's death.
@@ -38,7 +40,7 @@ pub struct Plan {
     /// Half of them urgent.
     pub moves: u32,
     pub kills: u32,
-    /// Kills of delivery, half of them, and its orderly replacement.
+    /// Ends of delivery, half of them by SIGKILL and half by SIGTERM.
     pub deliveries: u32,
     /// Pictures of the page, in the run directory.
     pub shots: Shots,
@@ -57,7 +59,7 @@ pub enum Disturbance {
     UrgentMove,
     Kill,
     DeliveryKilled,
-    DeliveryRecycled,
+    DeliveryEnded,
 }
 
 /// What was seen of one disturbance.
@@ -87,8 +89,8 @@ pub fn pages_directory() -> PathBuf {
 
 /// Plays, disturbs, and checks what the viewer saw.
 pub fn run(directory: &Path, plan: Plan, chance: &mut Chance) -> Result<Watched> {
-    let mut work = disturbances(plan, chance);
-    let seconds = 16 + work.len() * 5 / 2 + usize::try_from(plan.deliveries)? * 2;
+    let work = disturbances(plan, chance);
+    let seconds = 40 + work.len() * 5 / 2 + usize::try_from(plan.deliveries)? * 2;
     let recipe = Recipe { gop: 30, ..Recipe::small(u32::try_from(seconds)?) };
     let setup = Setup {
         workers: Some(2),
@@ -117,12 +119,16 @@ pub fn run(directory: &Path, plan: Plan, chance: &mut Chance) -> Result<Watched>
         let pictures = browser.evaluate("window.shown.pictures.length")?.as_u64().unwrap_or(0);
         Ok((time.as_f64().unwrap_or(0.0) > 0.0 && pictures > 10).then_some(()))
     })?;
-    clock::pause(SETTLE);
+    wait::until("the player to be near the edge", SETTLE_BOUND, || {
+        let latency_ms = browser.evaluate("window.player.latencyMs")?.as_f64();
+        Ok(latency_ms.is_some_and(|ms| ms < EDGE_MS_MAX).then_some(()))
+    })?;
     shots(&mut browser, directory, plan.shots)?;
     let began_ms = unix_ms();
+    let stalls = browser.evaluate("window.player.stalls")?.as_u64().unwrap_or(0);
     let mut times = Vec::new();
     clock::pause(AFTERMATH);
-    for what in work.drain(..) {
+    for what in work {
         times.push((what, unix_ms()));
         disturb(&mut server, &mut browser, what).with_context(|| format!("{what:?}"))?;
         clock::pause(AFTERMATH);
@@ -131,8 +137,12 @@ pub fn run(directory: &Path, plan: Plan, chance: &mut Chance) -> Result<Watched>
     }
     let ended_ms = unix_ms();
     let notes = browser.evaluate(shown::NOTES)?;
-    let player =
-        browser.evaluate("({...window.player, currentTime: window.player.currentTime})")?;
+    let mut player = browser.evaluate("({...window.player})")?;
+    // Those of its beginning are its own affair.
+    if let Some(errors) = player["errors"].as_array_mut() {
+        errors.retain(|error| error["unix_ms"].as_f64().is_some_and(|at_ms| at_ms >= began_ms));
+    }
+    player["stalls"] = json!(player["stalls"].as_u64().unwrap_or(0).saturating_sub(stalls));
     drop(browser);
     publisher.kill()?;
     server.stop()?;
@@ -163,13 +173,13 @@ impl Watched {
                     ensure!(frozen_ms <= KILL_FREEZE_MS_MAX, "{frozen_ms} ms frozen: {}", whole());
                 }
                 // It plays on, which was looked at at once.
-                Disturbance::DeliveryKilled | Disturbance::DeliveryRecycled => {}
+                Disturbance::DeliveryKilled | Disturbance::DeliveryEnded => {}
             }
         }
         let disturbs = |what: Disturbance| self.aftermaths.iter().any(|it| it.what == what);
         let may_stall = disturbs(Disturbance::Kill)
             || disturbs(Disturbance::DeliveryKilled)
-            || disturbs(Disturbance::DeliveryRecycled);
+            || disturbs(Disturbance::DeliveryEnded);
         ensure!(may_stall || player["stalls"] == 0, "stalls: {}", whole());
         Ok(())
     }
@@ -237,7 +247,7 @@ fn disturbances(plan: Plan, chance: &mut Chance) -> Vec<Disturbance> {
             .chain(alternating(
                 plan.deliveries,
                 Disturbance::DeliveryKilled,
-                Disturbance::DeliveryRecycled,
+                Disturbance::DeliveryEnded,
             ))
             .collect();
     for at in (1..all.len()).rev() {
@@ -259,7 +269,7 @@ fn disturb(server: &mut Server, browser: &mut Browser, what: Disturbance) -> Res
             Ok(kill(Pid::from_raw(owner.pid), Signal::SIGKILL)?)
         }
         Disturbance::DeliveryKilled => end_delivery(server, browser, Signal::SIGKILL),
-        Disturbance::DeliveryRecycled => end_delivery(server, browser, Signal::SIGTERM),
+        Disturbance::DeliveryEnded => end_delivery(server, browser, Signal::SIGTERM),
     }
 }
 
@@ -317,16 +327,12 @@ fn shots(browser: &mut Browser, directory: &Path, shots: Shots) -> Result<()> {
 }
 
 fn unix_ms() -> f64 {
-    // A count of milliseconds has 41 bits.
-    #[expect(clippy::cast_precision_loss, reason = "far below 53 bits")]
-    let now = clock::unix_ms() as f64;
-    now
+    clock::unix_ms() as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     /// A stream of five seconds at 40 ms, in which at two seconds a picture stands for so long.
     fn seen(stands_ms: f64) -> Vec<Picture> {
