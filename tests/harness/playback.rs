@@ -275,10 +275,10 @@ fn disturb(server: &mut Server, browser: &mut Browser, what: Disturbance) -> Res
 
 fn move_it(server: &mut Server, haste: Haste) -> Result<()> {
     let session = server.wait_live(NAME, BOUND)?.id;
-    match server.request(&Request::Move { session, haste })? {
-        Reply::Moved(moved) if moved.outcome == "done" => Ok(()),
-        other => bail!("{other:?}"),
-    }
+    let reply = server.request(&Request::Move { session, haste })?;
+    let Reply::Moved(moved) = reply else { bail!("{reply:?}") };
+    ensure!(moved.outcome == "done", "{moved:?}");
+    Ok(())
 }
 
 /// And waits until another one serves.

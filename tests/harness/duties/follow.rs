@@ -89,6 +89,11 @@ impl Answered {
     fn waited_ms(&self, appeared_ms: u64) -> u64 {
         self.at_ms.saturating_sub(appeared_ms).min(self.took_ms)
     }
+
+    /// Then directives mean nothing.
+    fn says_the_end(&self) -> bool {
+        self.response.text().is_ok_and(|text| text.contains("#EXT-X-ENDLIST"))
+    }
 }
 
 impl Client<'_> {
@@ -269,6 +274,9 @@ impl Client<'_> {
             "?_HLS_skip=MAYBE".to_owned(),
         ] {
             let answered = self.at_once(&self.playlist_path(&query))?;
+            if answered.says_the_end() {
+                return Ok(());
+            }
             if answered.response.status != 400 {
                 self.found(format!("{query} is answered by {}", answered.response.status));
             }
@@ -280,7 +288,7 @@ impl Client<'_> {
         let status = answered.response.status;
         let is_open = media.segments.last().is_some_and(|last| last.whole.is_none());
         let now = self.media("")?.0.edge().map(|edge| edge.segment);
-        if status != 400 && is_open && now == Some(segment) {
+        if status != 400 && is_open && now == Some(segment) && !answered.says_the_end() {
             self.found(format!("{query} is answered by {status}"));
         }
         let unhinted = format!("{}.{beyond}.m4s", segment + 1);
