@@ -75,6 +75,7 @@ fn every_key_is_in_the_manual_and_the_manual_has_no_other() {
         ("[chaos]", "[chaos]\nqqq = 1"),
         ("[log]", "[log]\nqqq = 1"),
         ("[delivery]", "[delivery]\nqqq = 1"),
+        ("[console]", "[console]\nqqq = 1"),
         ("[apps.NAME]", "[apps.x]\nqqq = 1"),
         ("apps.NAME.blur", "[apps.x]\nblur = [{ qqq = 1 }]"),
         ("[[apps.NAME.rungs]]", "[[apps.x.rungs]]\nqqq = 1"),
@@ -87,7 +88,10 @@ fn every_key_is_in_the_manual_and_the_manual_has_no_other() {
         assert_eq!(documented_keys(heading), known_keys(probe), "{heading}");
     }
     let sections = known_keys("qqq = 1");
-    let known = ["rtmp", "status", "workers", "memory", "chaos", "log", "delivery", "keys", "apps"];
+    let known = [
+        "rtmp", "status", "workers", "memory", "chaos", "log", "delivery", "console", "keys",
+        "apps",
+    ];
     assert_eq!(sections, known);
 }
 
@@ -436,6 +440,18 @@ fn flv_follows_hls_until_it_is_said_otherwise() {
     assert_eq!(flv("[apps.live.hls]\n[apps.live.flv]\noffer = false"), None);
     assert_eq!(flv("[apps.live.flv]"), Some(vec![0, 1, 2, 3]));
     assert!(refusal("[apps.live.flv]\nrungs = [\"1p\"]").contains("no rung has this label"));
+}
+
+/// Whoever reaches the console can end every stream: wider than loopback only with a token.
+#[test]
+fn the_console_is_for_this_machine_until_there_is_a_token() {
+    assert_eq!(parse("[apps.live]").unwrap().console.listen.len(), 2);
+    assert!(parse("[console]\nlisten = []").unwrap().console.listen.is_empty());
+    let wide = "[console]\nlisten = [\"0.0.0.0:8936\"]\n";
+    assert!(refusal(wide).contains("set token_file"));
+    let with_token = format!("{wide}token_file = \"/etc/tasuki/token\"");
+    assert_eq!(parse(&with_token).unwrap().console.listen.len(), 1);
+    assert!(refusal("[console]\ntoken_file = \"token\"").contains("token_file"));
 }
 
 /// What a reload changes of delivery waits for a restart, and streams go on to where it looks.

@@ -24,7 +24,10 @@ impl Doors {
         }
         if let Some(console) = &settings.console {
             doors.console = listen::listen_all(&console.listen, console.missing_family)?;
-            doors.agent_checks = listen::listen_all(&console.agent_check, MissingFamily::Refuse)?;
+            if !console.agent_check.is_empty() {
+                doors.agent_checks =
+                    listen::listen_all(&console.agent_check, MissingFamily::Refuse)?;
+            }
         }
         Ok(doors)
     }

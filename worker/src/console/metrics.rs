@@ -230,9 +230,9 @@ fn streams(page: &mut Page, live: &[&SessionStatus]) {
         of(&|it| float(it.out_bytes)),
     );
     page.gauge(
-        "tasuki_stream_received_bits_per_second",
+        "tasuki_stream_received_bytes_per_second",
         "Received lately.",
-        of(&|it| float(it.in_bitrate_bps)),
+        of(&|it| float(it.in_bitrate_bps) / 8.0),
     );
     page.counter(
         "tasuki_stream_received_frames_total",

@@ -201,8 +201,15 @@ async fn readyz(Shared(state): Shared<Node>) -> Response<Body> {
     }
 }
 
-/// Lines of a conversation with the supervisor, each put into a frame, until it or the client leaves.
-fn lines(mut replies: Replies, frame: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Body {
+/// What becomes of a line, and whether another follows.
+enum Framed {
+    Line(Vec<u8>),
+    Last(Vec<u8>),
+}
+
+/// Lines of a conversation with the supervisor, each put into a frame, until the last one, or it or
+/// the client leaves.
+fn lines(mut replies: Replies, frame: impl Fn(&[u8]) -> Framed + Send + 'static) -> Body {
     let (sender, receiver) = mpsc::channel(CONSOLE_LINES_AHEAD);
     tokio::spawn(async move {
         loop {
@@ -211,7 +218,12 @@ fn lines(mut replies: Replies, frame: impl Fn(&[u8]) -> Vec<u8> + Send + 'static
                 () = sender.closed() => return,
             };
             let Ok(line) = line else { return };
-            if sender.send(Ok::<_, io::Error>(Bytes::from(frame(line)))).await.is_err() {
+            let (bytes, is_last) = match frame(line) {
+                Framed::Line(bytes) => (bytes, false),
+                Framed::Last(bytes) => (bytes, true),
+            };
+            let sent = sender.send(Ok::<_, io::Error>(Bytes::from(bytes))).await;
+            if is_last || sent.is_err() {
                 return;
             }
         }
@@ -226,7 +238,7 @@ async fn events(Shared(state): Shared<Node>) -> Answer {
     let event = move |line: &[u8]| {
         // Held as long as lines come.
         let _place = &place;
-        [b"data: ", line, b"\n\n"].concat()
+        Framed::Line([b"data: ", line, b"\n\n"].concat())
     };
     Ok(answer("text/event-stream", lines(replies, event)))
 }
@@ -251,8 +263,17 @@ async fn request(Shared(state): Shared<Node>, body: Body) -> Answer {
         | status::Request::Drain => {
             tracing::info!(request = %String::from_utf8_lossy(&body), "asked for in the console");
             let replies = Replies::to(&state.socket, &asked).await?;
-            Ok(answer("application/jsonl", lines(replies, |line| [line, b"\n"].concat())))
+            Ok(answer("application/jsonl", lines(replies, reply_line)))
         }
+    }
+}
+
+/// A rotation tells of each worker, everything else of itself.
+fn reply_line(line: &[u8]) -> Framed {
+    let bytes = [line, b"\n"].concat();
+    match serde_json::from_slice(line) {
+        Ok(status::Reply::Recycled(_)) => Framed::Line(bytes),
+        Ok(_) | Err(_) => Framed::Last(bytes),
     }
 }
 
