@@ -7,8 +7,11 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::Read;
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use tasuki_tests::child::{self, Child};
 use tasuki_tests::fixture::Recipe;
+use tasuki_tests::origin::free_port;
 use tasuki_tests::passage::{BOUND, NAME};
 use tasuki_tests::place::in_run_directory;
 use tasuki_tests::publisher::{self, Pace};
@@ -200,6 +203,57 @@ fn a_death_of_the_console_harms_nobody() {
         ensure!(workers(&server.status()?) == workers(&before), "a worker was replaced");
         publisher.finish(BOUND).context("the publisher was disconnected")?;
         server.wait_no_sessions(BOUND)?;
+        server.stop()
+    });
+}
+
+/// A real Prometheus scrapes it, with the token, by the configuration that is in the manual, and its
+/// rules are accepted.
+#[test]
+fn prometheus_scrapes_it_and_takes_the_rules() {
+    in_run_directory("console-prometheus", |run| {
+        if !child::installed("prometheus") {
+            eprintln!("without prometheus (a package) this proves nothing about scraping");
+            return Ok(());
+        }
+        let token = run.join("token");
+        std::fs::write(&token, "a-token-of-some-length\n")?;
+        let line = format!("token_file = {:?}", token.display().to_string());
+        let mut server = Server::start(run.path(), &setup(&line))?;
+        let address = console(&mut server)?;
+        let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/monitoring");
+        std::fs::copy(manual.join("alerts.yml"), run.join("alerts.yml"))?;
+        let text = std::fs::read_to_string(manual.join("prometheus.yml"))?
+            .replace("127.0.0.1:8936", &address)
+            .replace("scrape_interval: 10s", "scrape_interval: 1s")
+            .replace("# authorization:", "authorization:")
+            .replace("/etc/prometheus/tasuki-token", &token.display().to_string());
+        let config = run.join("prometheus.yml");
+        std::fs::write(&config, text)?;
+        let port = free_port()?;
+        let mut command = Command::new("prometheus");
+        command.arg(format!("--config.file={}", config.display()));
+        command.arg(format!("--storage.tsdb.path={}", run.join("tsdb").display()));
+        command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
+        let mut prometheus = Child::start("prometheus", run.path(), &mut command)?;
+        let at = format!("127.0.0.1:{port}");
+        let query = |what: &str| -> Result<Option<Value>> {
+            // Not there yet, or still starting.
+            let Ok(answer) = get(&at, &format!("/api/v1/query?query={what}")) else {
+                return Ok(None);
+            };
+            Ok(serde_json::from_slice(&answer.body).ok())
+        };
+        wait::until("a scrape", BOUND, || {
+            prometheus.must_run()?;
+            let found = query("tasuki_build_info")?;
+            Ok(found.filter(|it| it["data"]["result"][0]["value"][1] == "1"))
+        })?;
+        let up = query("up")?.context("an answer")?;
+        ensure!(up["data"]["result"][0]["value"][1] == "1", "{up}");
+        let rules = get(&at, "/api/v1/rules")?.text()?;
+        ensure!(rules.contains("TasukiFramesLost"), "{rules}");
+        prometheus.kill()?;
         server.stop()
     });
 }

@@ -70,13 +70,18 @@ fn demo(run: &RunDirectory) -> Result<()> {
     }
 
     let origin = Origin::start(run.path())?;
-    let tables = tasuki_tests::viewer::tables(run.path(), "1m");
+    let viewers = tasuki_tests::viewer::tables(run.path(), "1m");
+    let tables = format!("{viewers}\n[console]\nlisten = [\"127.0.0.1:0\"]\n");
     let setup = Setup { origin_port: Some(origin.port()), tables, ..Setup::default() };
     let mut server = Server::start(run.path(), &setup)?;
     println!("server    rtmp://{}/live", server.address());
     println!("origin    {}", origin.url("…"));
-    for address in &server.status()?.viewers {
+    let status = server.status()?;
+    for address in &status.viewers {
         println!("watch     http://{address}/live/live/{NAME}/index.m3u8");
+    }
+    for address in &status.consoles {
+        println!("console   http://{address}/");
     }
 
     let recipe = Recipe { preset: "ultrafast", ..Recipe::full_hd(0) };
