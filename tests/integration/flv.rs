@@ -3,9 +3,7 @@
 
 use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
-use std::io::Read;
 use tasuki_shared::message::Haste;
 use tasuki_tests::filler;
 use tasuki_tests::fixture::Recipe;
@@ -19,9 +17,6 @@ use tasuki_tests::server::Server;
 use tasuki_tests::viewer::get;
 use tasuki_tests::wait;
 use tasuki_tests::watching::{self, DEAF_BOUND, Fault};
-
-/// Through that of a deaf viewer what waits for it would come for minutes.
-const READ_BUFFER_BYTES: usize = 1 << 20;
 
 /// An urgent move, a scheduled one and a kill -9 under three viewers, of the source and of a rung, one
 /// of them over a WebSocket. The check that passes them finds one missing picture, and one too many.
@@ -72,7 +67,7 @@ fn a_viewer_that_reads_nothing_is_closed_and_harms_nobody() {
         wait::until("the stream to be offered", BOUND, || {
             Ok(flv_viewer::is_offered(&address, &source)?.then_some(()))
         })?;
-        let mut deaf = flv_viewer::deaf(&address, &source)?;
+        let deaf = flv_viewer::deaf(&address, &source)?;
         let kept = run.path().join("kept.flv");
         let viewer = FlvViewer::start(&address, &source, Over::Http, kept)?;
         wait::until("the end of a viewer that reads nothing", DEAF_BOUND, || {
@@ -82,11 +77,7 @@ fn a_viewer_that_reads_nothing_is_closed_and_harms_nobody() {
         let kept = viewer.finish(BOUND).with_context(|| server.log())?;
         let first = check_whole(&kept, &recipe)?;
         flv_viewer::check_untouched(&file, &kept, first)?;
-        // What it would have read has no end that a body has.
-        setsockopt(&deaf, sockopt::RcvBuf, &READ_BUFFER_BYTES)?;
-        let mut got = Vec::new();
-        let end = deaf.read_to_end(&mut got);
-        ensure!(end.is_err() || !got.ends_with(b"0\r\n\r\n"), "its body has an end");
+        drop(deaf);
         server.stop()
     });
 }
