@@ -246,8 +246,9 @@ pub const CONSOLE_CONNECTIONS_MAX: usize = 64;
 /// Of a request to the supervisor; a heap profile takes longer.
 pub const CONSOLE_ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 pub const CONSOLE_PROFILE_DEADLINE: Duration = Duration::from_secs(20);
-/// Open pages that follow events: the status socket has 32 places, and others want some.
-pub const CONSOLE_WATCHERS_MAX: usize = 16;
+/// Open pages that follow events, and commands that are not done: the status socket has 32 places, and
+/// others want some.
+pub const CONSOLE_CONVERSATIONS_MAX: usize = 16;
 /// A status of all sessions is some megabytes.
 pub const CONSOLE_REPLY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const CONSOLE_REQUEST_BYTES_MAX: usize = 16 * 1024;

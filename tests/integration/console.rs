@@ -9,6 +9,7 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use tasuki_shared::status::WorkerStatus;
 use tasuki_tests::child::{self, Child};
 use tasuki_tests::fixture::Recipe;
 use tasuki_tests::origin::free_port;
@@ -136,8 +137,16 @@ fn an_agent_check_is_told_the_weight() {
     in_run_directory("console-agent", |run| {
         let mut server = Server::start(run.path(), &setup("agent_check = [\"127.0.0.1:0\"]"))?;
         let address = server.logged_address("agent check", BOUND)?;
-        let mut said = String::new();
-        TcpStream::connect(address)?.read_to_string(&mut said)?;
+        server.wait_status("two workers that serve", BOUND, |status| {
+            let serving = |it: &&WorkerStatus| it.role == "worker" && it.state == "serving";
+            (status.workers.iter().filter(serving).count() == 2).then_some(())
+        })?;
+        // The console may have asked a moment before: its answer serves for half a second.
+        let said = wait::until("a node that is ready", BOUND, || {
+            let mut said = String::new();
+            TcpStream::connect(&address)?.read_to_string(&mut said)?;
+            Ok((said != "drain up #no worker serves yet\n").then_some(said))
+        })?;
         ensure!(said == "ready up 100%\n", "{said:?}");
         server.stop()
     });

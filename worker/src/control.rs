@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tasuki_shared::channel::{Arrival, Channel, ChannelError, Received, Sent};
+use tasuki_shared::exit::Exit;
 use tasuki_shared::id::Generation;
 use tasuki_shared::inherit::Inherited;
 use tasuki_shared::limits::{
@@ -40,6 +41,19 @@ pub enum LineError {
     NoHello,
     #[error("control channel: {0}")]
     Io(#[from] io::Error),
+}
+
+impl LineError {
+    /// Says that this process leaves for it, and how it exits.
+    pub fn leave(&self, who: &'static str) -> Exit {
+        if let Self::Channel(ChannelError::Closed) = self {
+            tracing::warn!(error = %self, "{who} leaves");
+            Exit::Orphaned
+        } else {
+            tracing::error!(error = %self, "{who} leaves");
+            Exit::Protocol
+        }
+    }
 }
 
 /// The queue to the control thread is full, or the thread has ended.

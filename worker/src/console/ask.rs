@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::time::Duration;
-use tasuki_shared::limits::CONSOLE_REPLY_BYTES_MAX;
+use tasuki_shared::limits::{CONSOLE_ANSWER_DEADLINE, CONSOLE_REPLY_BYTES_MAX};
 use tasuki_shared::status::{Reply, Request};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -31,8 +31,14 @@ pub struct Replies {
 }
 
 impl Replies {
-    /// Sends a request.
+    /// Sends a request, within the deadline of an answer.
     pub async fn to(socket: &Path, request: &Request) -> Result<Self, AskError> {
+        let deadline = CONSOLE_ANSWER_DEADLINE;
+        let sent = tokio::time::timeout(deadline, Self::send(socket, request));
+        sent.await.map_err(|_| AskError::Silent(deadline))?
+    }
+
+    async fn send(socket: &Path, request: &Request) -> Result<Self, AskError> {
         let stream = UnixStream::connect(socket).await.map_err(AskError::Unreachable)?;
         let (reader, mut writer) = stream.into_split();
         let mut text =

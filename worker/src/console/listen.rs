@@ -6,9 +6,11 @@ use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::{setsockopt, sockopt};
 use std::sync::Arc;
 use tasuki_shared::limits::{
     ACCEPT_PAUSE, CONSOLE_CONNECTIONS_MAX, DELIVERY_HEADER_BYTES_MAX, DELIVERY_HEADER_DEADLINE,
+    DELIVERY_STALL_MAX,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -69,6 +71,10 @@ async fn converse(socket: TcpStream, router: Router, permit: OwnedSemaphorePermi
     if !matches!(first_byte.await, Ok(Ok(()))) {
         return;
     }
+    // Who takes nothing holds its place no longer than this.
+    let stall_ms = u32::try_from(DELIVERY_STALL_MAX.as_millis()).unwrap_or(u32::MAX);
+    let _as_good_without = setsockopt(&socket, sockopt::TcpUserTimeout, &stall_ms);
+    let _as_good_without = setsockopt(&socket, sockopt::KeepAlive, &true);
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder
         .http1()

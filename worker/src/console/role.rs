@@ -8,7 +8,6 @@ use std::net::TcpListener as StdListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
-use tasuki_shared::channel::ChannelError;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::inherit::Inherited;
 use tasuki_shared::limits::{BEAT_INTERVAL_MIN, HEARTBEAT_INTERVAL};
@@ -25,17 +24,7 @@ pub fn run(inherited: Inherited) -> Exit {
             return Exit::Failure;
         }
     };
-    match runtime.block_on(serve(inherited)) {
-        Ok(exit) => exit,
-        Err(error @ LineError::Channel(ChannelError::Closed)) => {
-            tracing::warn!(%error, "the console leaves");
-            Exit::Orphaned
-        }
-        Err(error) => {
-            tracing::error!(%error, "the console leaves");
-            Exit::Protocol
-        }
-    }
+    runtime.block_on(serve(inherited)).unwrap_or_else(|error| error.leave("the console"))
 }
 
 async fn serve(inherited: Inherited) -> Result<Exit, LineError> {

@@ -39,11 +39,12 @@ use std::sync::Arc;
 use tasuki_shared::clock;
 use tasuki_shared::id::PublicName;
 use tasuki_shared::limits::{
-    CONSOLE_LINES_AHEAD, CONSOLE_PROFILE_DEADLINE, CONSOLE_REQUEST_BYTES_MAX,
+    CONSOLE_ANSWER_DEADLINE, CONSOLE_LINES_AHEAD, CONSOLE_PROFILE_DEADLINE,
+    CONSOLE_REQUEST_BYTES_MAX,
 };
 use tasuki_shared::plan::thumbnail_path;
 use tasuki_shared::status;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 type Node = Arc<State>;
@@ -231,9 +232,14 @@ fn lines(mut replies: Replies, frame: impl Fn(&[u8]) -> Framed + Send + 'static)
     Body::from_stream(ReceiverStream::new(receiver))
 }
 
+/// Conversations with the supervisor that last: its other clients want places as well.
+fn place(state: &State) -> Result<OwnedSemaphorePermit, Trouble> {
+    let full = |_| Trouble::Refused("too many pages and commands are open; close some".to_owned());
+    Arc::clone(&state.conversations).try_acquire_owned().map_err(full)
+}
+
 async fn events(Shared(state): Shared<Node>) -> Answer {
-    let full = |_| Trouble::Refused("too many pages are open; close some".to_owned());
-    let place = Arc::clone(&state.watchers).try_acquire_owned().map_err(full)?;
+    let place = place(&state)?;
     let replies = Replies::to(&state.socket, &status::Request::Watch).await?;
     let event = move |line: &[u8]| {
         // Held as long as lines come.
@@ -245,7 +251,10 @@ async fn events(Shared(state): Shared<Node>) -> Answer {
 
 /// Any request of the status socket that is answered with an end.
 async fn request(Shared(state): Shared<Node>, body: Body) -> Answer {
-    let body = axum::body::to_bytes(body, CONSOLE_REQUEST_BYTES_MAX).await;
+    let place = place(&state)?;
+    let read = axum::body::to_bytes(body, CONSOLE_REQUEST_BYTES_MAX);
+    let body = tokio::time::timeout(CONSOLE_ANSWER_DEADLINE, read).await;
+    let body = body.map_err(|_| Trouble::Refused("the request did not come in time".to_owned()))?;
     let body = body.map_err(|_| Trouble::Refused("the request is too long".to_owned()))?;
     let asked: status::Request = serde_json::from_slice(&body)
         .map_err(|error| Trouble::Refused(format!("no request of the status socket: {error}")))?;
@@ -263,7 +272,11 @@ async fn request(Shared(state): Shared<Node>, body: Body) -> Answer {
         | status::Request::Drain => {
             tracing::info!(request = %String::from_utf8_lossy(&body), "asked for in the console");
             let replies = Replies::to(&state.socket, &asked).await?;
-            Ok(answer("application/jsonl", lines(replies, reply_line)))
+            let reply = move |line: &[u8]| {
+                let _place = &place;
+                reply_line(line)
+            };
+            Ok(answer("application/jsonl", lines(replies, reply)))
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tasuki_shared::clock;
 use tasuki_shared::limits::{
-    CONSOLE_ANSWER_DEADLINE, CONSOLE_HISTORY_INTERVAL, CONSOLE_WATCHERS_MAX,
+    CONSOLE_ANSWER_DEADLINE, CONSOLE_CONVERSATIONS_MAX, CONSOLE_HISTORY_INTERVAL,
 };
 use tasuki_shared::status::{Reply, Request, Status};
 use tokio::sync::Semaphore;
@@ -21,8 +21,8 @@ pub struct State {
     pub socket: PathBuf,
     pub hls_root: PathBuf,
     pub guard: Guard,
-    /// Pages that follow events.
-    pub watchers: Arc<Semaphore>,
+    /// With the supervisor, that last: pages that follow events, commands.
+    pub conversations: Arc<Semaphore>,
     latest: tokio::sync::Mutex<Option<(Instant, Arc<Status>)>>,
     history: Mutex<History>,
 }
@@ -35,7 +35,7 @@ impl State {
             socket,
             hls_root,
             guard,
-            watchers: Arc::new(Semaphore::new(CONSOLE_WATCHERS_MAX)),
+            conversations: Arc::new(Semaphore::new(CONSOLE_CONVERSATIONS_MAX)),
             latest: tokio::sync::Mutex::default(),
             history: Mutex::new(History::new(interval_ms)),
         }

@@ -7,7 +7,6 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
-use tasuki_shared::channel::ChannelError;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::inherit::Inherited;
 use tasuki_shared::limits::{BEAT_INTERVAL_MIN, HEARTBEAT_INTERVAL};
@@ -27,17 +26,9 @@ pub fn run(inherited: Inherited) -> Exit {
             return Exit::Failure;
         }
     };
-    match LocalSet::new().block_on(&runtime, serve(inherited)) {
-        Ok(exit) => exit,
-        Err(error @ LineError::Channel(ChannelError::Closed)) => {
-            tracing::warn!(%error, "delivery leaves");
-            Exit::Orphaned
-        }
-        Err(error) => {
-            tracing::error!(%error, "delivery leaves");
-            Exit::Protocol
-        }
-    }
+    LocalSet::new()
+        .block_on(&runtime, serve(inherited))
+        .unwrap_or_else(|error| error.leave("delivery"))
 }
 
 async fn serve(inherited: Inherited) -> Result<Exit, LineError> {

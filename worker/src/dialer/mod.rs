@@ -35,14 +35,7 @@ pub fn run(inherited: Inherited) -> Exit {
     };
     let exit = match runtime.block_on(serve(inherited)) {
         Ok(()) => Exit::Done,
-        Err(error @ LineError::Channel(tasuki_shared::channel::ChannelError::Closed)) => {
-            tracing::warn!(%error, "dialer leaves");
-            Exit::Orphaned
-        }
-        Err(error) => {
-            tracing::error!(%error, "dialer leaves");
-            Exit::Protocol
-        }
+        Err(error) => error.leave("dialer"),
     };
     // A resolver that hangs must not hold the process.
     runtime.shutdown_timeout(Duration::ZERO);

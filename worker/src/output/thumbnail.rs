@@ -6,9 +6,13 @@ use jpeg_encoder::{ColorType, Encoder, EncodingError};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tasuki_shared::clock;
 use tasuki_shared::limits::{THUMBNAIL_QUALITY, THUMBNAIL_SWEEP_AGE, THUMBNAIL_SWEEP_FILES_MAX};
+
+/// Of this process.
+static FAILED: AtomicU64 = AtomicU64::new(0);
 
 /// Why there is none.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +27,11 @@ enum ThumbnailError {
 pub fn write(path: PathBuf, picture: Thumbnail) -> Leftover {
     Box::new(move || {
         if let Err(error) = try_write(&path, &picture) {
-            tracing::warn!(%error, "a thumbnail cannot be written");
+            // The same will be so in four seconds, and for every other stream.
+            let total = FAILED.fetch_add(1, Ordering::Relaxed) + 1;
+            if total.is_power_of_two() {
+                tracing::warn!(%error, total, "a thumbnail cannot be written");
+            }
         }
     })
 }
