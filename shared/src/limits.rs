@@ -210,6 +210,9 @@ pub const HLS_SWEEP_FILES_MAX: usize = 65_536;
 /// For how long beyond its window a stream's directory is left alone.
 pub const HLS_SWEEP_AGE: Duration = Duration::from_secs(5 * 60);
 pub const DELIVERY_CONNECTIONS_DEFAULT: u32 = 4096;
+/// How long viewers of FLV may stay with a process that is replaced; players of HLS do not notice.
+pub const DELIVERY_DRAIN_DEFAULT: Duration = Duration::from_secs(60);
+pub const DELIVERY_DRAIN_MAX: Duration = Duration::from_secs(3600);
 /// Streams of which delivery keeps the notes.
 pub const DELIVERY_STREAMS_MAX: usize = 4096;
 /// Of a file below the HLS directory; a larger one is not ours.
@@ -538,6 +541,11 @@ const _: () = assert!(
 );
 /// A recycle none of whose sessions finds a way for this long is given up.
 pub const MOVING_STALL_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a console that leaves goes on with what it was asked.
+pub const CONSOLE_LEAVE_MAX: Duration = Duration::from_secs(2);
+/// From the end of the last worker to the kill of dialer, delivery and console, when the server
+/// leaves: time for viewers to get the end of what they watch.
+pub const SERVICES_LEAVE_DEADLINE: Duration = Duration::from_secs(5);
 /// From `Drain` to a worker without sessions to its kill.
 pub const LINGER_DEADLINE: Duration = Duration::from_secs(10);
 // Evidence and the service's keeper.

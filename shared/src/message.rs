@@ -243,6 +243,8 @@ pub struct DeliveryPlan {
     /// Access-Control-Allow-Origin.
     pub allow_origin: String,
     pub connections_max: u32,
+    /// How long viewers may go on when the process is to leave.
+    pub drain_ms: u32,
 }
 
 /// What a console process shows, and to whom.

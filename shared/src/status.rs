@@ -14,7 +14,7 @@ pub enum Request {
     Watch,
     /// Ends one session. Answered by `Reply::Done` or `Reply::Refused`.
     End { session: String },
-    /// Recycles one worker (`worker`: its slot) or all of them, one after another. Answered by a
+    /// Recycles one process (`worker`: its slot) or all of them, one after another. Answered by a
     /// `Reply::Recycled` for each as it is done, then `Reply::Done`; or by `Reply::Refused`.
     Rotate {
         worker: Option<String>,
@@ -366,13 +366,15 @@ pub struct MemoryStatus {
     pub verdict: String,
 }
 
-/// One planned replacement of a worker.
+/// One planned replacement of a process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RecycleStatus {
     pub id: u64,
     pub unix_ms: u64,
-    /// Slot of the worker that leaves.
+    /// Slot of the process that leaves.
     pub worker: String,
+    #[serde(default)]
+    pub role: String,
     pub generation: u32,
     /// `memory_soft`, `memory_hard`, `time_to_limit`, `age`, `sessions`, `threads`, `fds`,
     /// `host_pressure`, `reload`, `operator`.
@@ -383,7 +385,7 @@ pub struct RecycleStatus {
     pub outcome: String,
     pub took_ms: u64,
     pub footprint_before_bytes: u64,
-    /// Of the worker that came in its place.
+    /// Of the process that came in its place.
     pub footprint_after_bytes: u64,
     pub moves: Vec<MoveStatus>,
     /// Where the evidence was saved, if any was.

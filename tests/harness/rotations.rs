@@ -246,7 +246,7 @@ impl Run {
         let moves = recycles.iter().flat_map(|recycle| recycle.moves.iter().cloned());
         let moves: Vec<MoveStatus> = moves.collect();
         println!(
-            "{:>5} rotations: {kind:?} in {} ms, {} workers replaced, {}",
+            "{:>5} rotations: {kind:?} in {} ms, {} processes replaced, {}",
             self.done.rotations(),
             took.as_millis(),
             recycles.len(),
@@ -276,7 +276,7 @@ impl Run {
         self.look(server)?;
         let (replaced, moved) = self.counts(from);
         let streams = usize::try_from(self.rotating.mix.streams())?;
-        ensure!(replaced >= self.processes(), "{replaced} workers were replaced");
+        ensure!(replaced >= self.rotation(), "{replaced} processes were replaced");
         ensure!(answered == replaced, "{answered} of {replaced} recycles were told of");
         ensure!(moved == streams, "{moved} moves of {streams} streams");
         self.wait_quiet(server)
@@ -286,7 +286,7 @@ impl Run {
     /// rotations that were.
     fn storm(&mut self, server: &mut Server) -> Result<usize> {
         let (from, until) = (self.ledger.next_id(), clock::now() + ROTATION_BOUND);
-        let processes = self.processes();
+        let processes = self.rotation();
         let mut signals = 0;
         loop {
             ensure!(clock::now() < until, "no end of a storm: {:?}", self.ledger);
@@ -367,6 +367,11 @@ impl Run {
     /// Workers and the one that stands by.
     fn processes(&self) -> usize {
         usize::try_from(self.rotating.workers).unwrap_or(usize::MAX).saturating_add(1)
+    }
+
+    /// Recycles of one rotation: every worker, and the dialer.
+    fn rotation(&self) -> usize {
+        self.processes().saturating_add(1)
     }
 }
 

@@ -8,6 +8,7 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 use tasuki_shared::exit::Exit;
+use tasuki_shared::message::AllocatorFigures;
 use tikv_jemallocator::Jemalloc;
 
 #[global_allocator]
@@ -116,6 +117,28 @@ pub fn purge() -> Result<(), AllocatorError> {
         )
     };
     answer(PURGE_ALL, code)
+}
+
+/// As [`purge`]; a failure is logged.
+pub fn give_back() {
+    if let Err(error) = purge() {
+        tracing::warn!(%error, "unused memory cannot be given back");
+    }
+}
+
+/// What is told of this process; a failure is logged.
+#[must_use]
+pub fn figures() -> Option<AllocatorFigures> {
+    match stats() {
+        Ok(stats) => Some(AllocatorFigures {
+            allocated_bytes: stats.allocated_bytes,
+            idle_bytes: stats.resident_bytes.saturating_sub(stats.allocated_bytes),
+        }),
+        Err(error) => {
+            tracing::warn!(%error, "the allocator's statistics");
+            None
+        }
+    }
 }
 
 /// jemalloc's own report on everything, for people (`malloc_stats_print`).

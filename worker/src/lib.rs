@@ -19,4 +19,5 @@ pub mod package;
 pub mod pipeline;
 pub mod purge;
 pub mod rtmp;
+pub mod service;
 pub mod session;

@@ -72,20 +72,11 @@ fn serve(asked: &Receiver<()>, known: &Known, bell: &Bell) {
         if turn == Err(RecvTimeoutError::Disconnected) {
             return;
         }
-        if turn.is_ok()
-            && let Err(error) = allocator::purge()
-        {
-            tracing::warn!(%error, "unused memory cannot be given back");
+        if turn.is_ok() {
+            allocator::give_back();
         }
-        match allocator::stats() {
-            Ok(stats) => {
-                let figures = AllocatorFigures {
-                    allocated_bytes: stats.allocated_bytes,
-                    idle_bytes: stats.resident_bytes.saturating_sub(stats.allocated_bytes),
-                };
-                *known.figures.lock().unwrap_or_else(PoisonError::into_inner) = Some(figures);
-            }
-            Err(error) => tracing::warn!(%error, "the allocator's statistics"),
+        if let Some(figures) = allocator::figures() {
+            *known.figures.lock().unwrap_or_else(PoisonError::into_inner) = Some(figures);
         }
         if turn.is_ok() {
             known.purged.store(true, Ordering::Release);

@@ -6,8 +6,9 @@ use super::error::Fault;
 use super::raw::{RawDelivery, RawHls};
 use crate::id::{PublicName, RungId};
 use crate::limits::{
-    DELIVERY_CONNECTIONS_DEFAULT, HLS_PART_TARGET_MS, HLS_TARGET_DEFAULT, HLS_TARGET_MAX,
-    HLS_TARGET_MIN, HLS_WINDOW_DEFAULT, HLS_WINDOW_MAX, HLS_WINDOW_TARGETS_MIN,
+    DELIVERY_CONNECTIONS_DEFAULT, DELIVERY_DRAIN_DEFAULT, DELIVERY_DRAIN_MAX, HLS_PART_TARGET_MS,
+    HLS_TARGET_DEFAULT, HLS_TARGET_MAX, HLS_TARGET_MIN, HLS_WINDOW_DEFAULT, HLS_WINDOW_MAX,
+    HLS_WINDOW_TARGETS_MIN,
 };
 use crate::plan::HlsPlan;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,6 +25,8 @@ pub struct Delivery {
     /// Access-Control-Allow-Origin.
     pub allow_origin: String,
     pub connections_max: u32,
+    /// How long viewers of a process that is replaced may go on with it.
+    pub drain_deadline: Duration,
     /// `None`: beside the status socket, or in /dev/shm.
     pub hls_directory: Option<PathBuf>,
 }
@@ -99,8 +102,15 @@ impl Hls {
 }
 
 pub(super) fn check(raw: RawDelivery) -> Result<Delivery, Fault> {
-    let RawDelivery { listen, certificate, key, allow_origin, connections_max, hls_directory } =
-        raw;
+    let RawDelivery {
+        listen,
+        certificate,
+        key,
+        allow_origin,
+        connections_max,
+        drain_deadline,
+        hls_directory,
+    } = raw;
     let listen = match listen {
         Some(list) => check_listen(list)?,
         None => default_delivery_listen(),
@@ -128,7 +138,13 @@ pub(super) fn check(raw: RawDelivery) -> Result<Delivery, Fault> {
         "connections_max",
         1..=1_000_000,
     )?;
-    Ok(Delivery { listen, tls, allow_origin, connections_max, hls_directory })
+    let drain_deadline = time(
+        drain_deadline.as_ref(),
+        DELIVERY_DRAIN_DEFAULT,
+        "drain_deadline",
+        Duration::ZERO..=DELIVERY_DRAIN_MAX,
+    )?;
+    Ok(Delivery { listen, tls, allow_origin, connections_max, drain_deadline, hls_directory })
 }
 
 /// One origin, or `*` (Fetch, "Access-Control-Allow-Origin").

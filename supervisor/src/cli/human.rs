@@ -1,5 +1,7 @@
 //! Quantities for people, short enough for a column.
 
+use tasuki_shared::status::RecycleStatus;
+
 /// Cut to a tenth: `12.3M` is 12.3 MiB.
 pub(super) fn bytes(bytes: u64) -> String {
     for (shift, unit) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")] {
@@ -30,6 +32,18 @@ pub(super) fn age(ms: u64) -> String {
         (_, 0..24) => format!("{h}h{:02}m", m % 60),
         (_, 24..) => format!("{}d{:02}h", h / 24, h % 24),
     }
+}
+
+/// `w0/g7`, or `w4/g9 delivery` of what is no worker.
+pub(super) fn replaced(recycle: &RecycleStatus) -> String {
+    let RecycleStatus { worker, generation, role, .. } = recycle;
+    let process = format!("{worker}/g{generation}");
+    if is_service(role) { format!("{process} {role}") } else { process }
+}
+
+/// Has a process of this role no session? Old servers told no role, and replaced workers only.
+pub(super) fn is_service(role: &str) -> bool {
+    !matches!(role, "" | "worker")
 }
 
 /// `120ms`, `4.1s`.

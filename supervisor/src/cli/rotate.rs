@@ -56,16 +56,16 @@ fn verdict(recycle: &RecycleStatus) -> String {
     let moved: Vec<_> = recycle.moves.iter().filter(|moved| moved.outcome == "done").collect();
     let others = recycle.moves.len() - moved.len();
     let mut line = format!(
-        "{}/g{}: {} in {}; {} moved",
-        recycle.worker,
-        recycle.generation,
+        "{}: {} in {}",
+        human::replaced(recycle),
         recycle.outcome,
-        human::lag(recycle.took_ms),
-        match moved.len() {
-            1 => "1 session".to_owned(),
-            count => format!("{count} sessions"),
-        },
+        human::lag(recycle.took_ms)
     );
+    match moved.len() {
+        0 if human::is_service(&recycle.role) => {}
+        1 => line.push_str("; 1 session moved"),
+        count => line.push_str(&format!("; {count} sessions moved")),
+    }
     if let Some(longest) = moved.iter().map(|moved| moved.pause_us).max() {
         line.push_str(&format!(", longest pause {}", human::pause(longest)));
     }
@@ -111,8 +111,17 @@ mod tests {
             "w0/g7: done in 2.1s; 2 sessions moved, longest pause 1.4ms, 1 not; \
              footprint 180.0M before, 60.0M after"
         );
+        let service = RecycleStatus {
+            worker: "w4".into(),
+            role: "delivery".into(),
+            outcome: "done".into(),
+            took_ms: 300,
+            ..RecycleStatus::default()
+        };
+        assert_eq!(verdict(&service), "w4/g0 delivery: done in 300ms");
         let failed = RecycleStatus {
             worker: "w1".into(),
+            role: "worker".into(),
             outcome: "failed: no fresh worker in time".into(),
             ..RecycleStatus::default()
         };

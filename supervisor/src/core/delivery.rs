@@ -16,15 +16,16 @@ use tasuki_shared::plan::Plan;
 impl<R: Rules> Core<R> {
     /// A publish was allowed.
     pub(super) fn tell_live(&mut self, id: SessionId) {
-        let plan = self.sessions.get(&id).and_then(watched);
-        if let (Some(plan), Some(to)) = (plan, self.delivery()) {
+        let Some(plan) = self.sessions.get(&id).and_then(watched) else { return };
+        for to in self.deliveries() {
+            let plan = plan.clone();
             self.send(to, ToWorker::StreamLive { session: id, plan }, Fds::ReadOnlyLogs(id));
         }
     }
 
     /// Nothing more comes in its logs.
     pub(super) fn tell_gone(&mut self, id: SessionId) {
-        if let Some(to) = self.delivery() {
+        for to in self.deliveries() {
             self.send(to, ToWorker::StreamGone { session: id }, Fds::None);
         }
     }
@@ -44,11 +45,11 @@ impl<R: Rules> Core<R> {
         self.announce(announcement.of_session(id, name));
     }
 
-    /// The process that serves viewers, once it was greeted.
-    fn delivery(&self) -> Option<Generation> {
+    /// The processes that serve viewers, once they were greeted: more than one while one is replaced.
+    fn deliveries(&self) -> Vec<Generation> {
         let slots = self.slots.iter().filter(|slot| slot.role == Role::Delivery);
-        let mut processes = slots.filter_map(|slot| slot.process());
-        processes.find(|process| process.pid.is_some()).map(|process| process.generation)
+        let greeted = slots.filter_map(|slot| slot.process()).filter(|p| p.pid.is_some());
+        greeted.map(|process| process.generation).collect()
     }
 }
 

@@ -143,8 +143,9 @@ impl<R: Rules> Core<R> {
         }
     }
 
-    pub(super) fn dialer_died(&mut self) {
-        let tickets: Vec<u64> = self.dials.keys().copied().collect();
+    pub(super) fn dialer_died(&mut self, dialer: Generation) {
+        let its = self.dials.iter().filter(|(_, dial)| dial.dialer == dialer);
+        let tickets: Vec<u64> = its.map(|(ticket, _)| *ticket).collect();
         for ticket in tickets {
             self.fail_dial(ticket, DialError::NoDialer);
         }

@@ -3,19 +3,20 @@
 //! ```text
 //!  Running ──SIGTERM──▶ Draining ──deadline──▶ Closing ──grace──▶ kill
 //!                          │ └── a second SIGTERM ──┴───────────────▶ │
-//!                          └── no process left ─────┴─────────────────┴──▶ Left
+//!                          └── no worker left ──────┴─────────────────┴──▶ Parting ──▶ Left
 //! ```
 //! An operator's drain is the same without the deadline; a SIGTERM gives it one.
 //! Sessions before publish are refused at the first signal. Dialer, delivery and console stay while a worker
-//! lives, for pushes still reconnect and viewers still watch, and are replaced when they die. A process that does not die of its
-//! kill is left behind.
+//! lives, for pushes still reconnect and viewers still watch, and are replaced when they die. Then they
+//! are told to go as well, which gives viewers the end of what they watch, and are killed when they
+//! take too long. A process that does not die of its kill is left behind.
 
 use super::event::{Announcement, Effect, Loudness};
 use super::lease::Session;
 use super::publish::Publish;
 use super::restart::KillReason;
 use super::settings::Rules;
-use super::worker::{Reaping, State};
+use super::worker::{Reaping, Slot, State};
 use super::{Core, Stage};
 use std::time::Duration;
 use tasuki_shared::exit::Exit;
@@ -36,6 +37,7 @@ impl<R: Rules> Core<R> {
                 self.stage = Stage::Closing { until: now };
                 self.kill_all(now);
             }
+            Stage::Parting { .. } => self.kill_all(now),
             Stage::Left => {}
         }
     }
@@ -44,7 +46,10 @@ impl<R: Rules> Core<R> {
     pub(super) fn drain(&mut self, now: Duration) {
         match self.stage {
             Stage::Running => self.begin_drain(now, None),
-            Stage::Draining { .. } | Stage::Closing { .. } | Stage::Left => {}
+            Stage::Draining { .. }
+            | Stage::Closing { .. }
+            | Stage::Parting { .. }
+            | Stage::Left => {}
         }
     }
 
@@ -69,24 +74,28 @@ impl<R: Rules> Core<R> {
     pub(super) fn check_drain(&mut self, now: Duration) {
         match self.stage {
             Stage::Draining { until: Some(until) } if now >= until => self.end_all(now),
-            Stage::Closing { until } if now >= until => self.kill_all(now),
-            Stage::Running | Stage::Draining { .. } | Stage::Closing { .. } | Stage::Left => {}
+            Stage::Closing { until } | Stage::Parting { until } if now >= until => {
+                self.kill_all(now);
+            }
+            Stage::Running
+            | Stage::Draining { .. }
+            | Stage::Closing { .. }
+            | Stage::Parting { .. }
+            | Stage::Left => {}
         }
     }
 
     /// The last worker takes dialer, delivery and console with it, and the last process the server.
     pub(super) fn leave_when_empty(&mut self, now: Duration) {
+        let is_left = |role| self.slots.iter().any(|slot| slot.role == role && slot.is_alive());
         match self.stage {
-            Stage::Draining { .. } | Stage::Closing { .. } => {}
-            Stage::Running | Stage::Left => return,
+            Stage::Draining { .. } | Stage::Closing { .. } if !is_left(Role::Worker) => {
+                self.part_from_services(now);
+            }
+            Stage::Parting { .. } => {}
+            Stage::Running | Stage::Draining { .. } | Stage::Closing { .. } | Stage::Left => return,
         }
-        let alive = |role| self.slots.iter().any(|slot| slot.role == role && slot.is_alive());
-        if alive(Role::Worker) {
-            return;
-        }
-        if alive(Role::Dialer) || alive(Role::Delivery) || alive(Role::Console) {
-            // Nobody is left whom an answer of the dialer would reach, and nothing new to be watched.
-            self.kill_all(now);
+        if self.slots.iter().any(Slot::is_alive) {
             return;
         }
         for session in self.session_ids() {

@@ -139,7 +139,7 @@ impl<R: Rules> Core<R> {
         self.effects.push(Effect::NameStuckThreads { generation });
         match role {
             Role::Worker | Role::Delivery | Role::Console => {}
-            Role::Dialer => self.dialer_died(),
+            Role::Dialer => self.dialer_died(generation),
         }
     }
 

@@ -7,7 +7,7 @@
 //! | file | decides |
 //! |---|---|
 //! | [`worker`] | life cycles of processes in slots |
-//! | [`task`] | what a new process is for |
+//! | [`service`] | processes without sessions: their tasks, their leaving |
 //! | [`restart`] | when a dead one is replaced |
 //! | [`hang`] | which one hangs, and what of one that outlives its kill |
 //! | [`deaths`] | what is told of those that died |
@@ -45,8 +45,8 @@ pub mod recycle;
 pub mod report;
 pub mod restart;
 pub mod rotation;
+pub mod service;
 pub mod settings;
-pub mod task;
 pub mod totals;
 pub mod tried;
 pub mod worker;
@@ -74,6 +74,10 @@ pub enum Stage {
     },
     /// Every session was told to end; workers are killed then.
     Closing {
+        until: Duration,
+    },
+    /// No worker is left; dialer, delivery and console were told to go, and are killed then.
+    Parting {
         until: Duration,
     },
     Left,

@@ -33,7 +33,7 @@ use tasuki_shared::limits::{
     QUARANTINES_MAX, STRIKES_TO_DROP, STRIKES_TO_QUARANTINE,
 };
 use tasuki_shared::memory::session::WorkPlace;
-use tasuki_shared::message::{EndReason, Haste, RefuseReason};
+use tasuki_shared::message::{EndReason, Haste, RefuseReason, Role};
 
 /// What a session is suspected of.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -213,7 +213,7 @@ impl<R: Rules> Core<R> {
             ) => None,
             Some(State::Gone) | None => {
                 if self.sessions.get(&id)?.blame.quarantine_due() <= now {
-                    self.add_slot(now, Tenure::Quarantine(id));
+                    self.add_slot(now, Role::Worker, Tenure::Quarantine(id));
                 }
                 None
             }

@@ -13,10 +13,15 @@
 //! cannot be moved takes nothing new and leaves with the last of them; recycled again, it goes on
 //! where it was. One whose sessions can only be moved when their sources send a keyframe waits for
 //! that (`AwaitingKeyframe`) and is in nobody's way meanwhile: others are recycled.
+//!
+//! Dialer, delivery and console ([`super::service`]) take the same way with no session to move. Theirs
+//! is a fresh process of the same role; both serve until the old one is told to leave, and with that
+//! their recycle is over, for it may take a minute to say goodbye to its viewers.
 
 use super::handoff::{Move, Order, Outcome};
 use super::lease::Place;
 use super::rotation::RecycleReason;
+use super::service::is_service;
 use super::settings::Rules;
 use super::tried::{Obstacle, Tried};
 use super::worker::{Farewell, Patience, Reaping, Slot, State, Tenure};
@@ -39,6 +44,7 @@ use tasuki_shared::status::MoveStatus;
 pub struct Recycle {
     pub id: u64,
     pub slot: SlotId,
+    pub role: Role,
     pub generation: Generation,
     pub reason: RecycleReason,
     /// A sentence for people.
@@ -202,9 +208,21 @@ impl<R: Rules> Core<R> {
     }
 
     fn find_fresh(&mut self, now: Duration, at: usize, old: usize, deadline: Duration) {
-        let standby =
-            |slot: &Slot| slot.role == Role::Worker && matches!(slot.state, State::Standby(_));
-        if let Some(fresh) = self.slots.iter().position(standby) {
+        let role = self.recycles[at].role;
+        let is_fresh = |slot: &Slot| match slot.state {
+            State::Standby(_) => slot.role == role,
+            State::Serving(_) => {
+                slot.role == role && is_service(role) && slot.tenure == Tenure::Temporary
+            }
+            State::Starting(..)
+            | State::Isolated(_)
+            | State::Draining(_)
+            | State::Ending(..)
+            | State::Backoff { .. }
+            | State::Gone => false,
+        };
+        let fresh = (0..self.slots.len()).find(|at| *at != old && is_fresh(&self.slots[*at]));
+        if let Some(fresh) = fresh {
             self.slots[fresh].promote();
             self.slots[old].retire();
             let target = self.slots[fresh].process().map(|process| process.generation);
@@ -216,15 +234,15 @@ impl<R: Rules> Core<R> {
         } else if now >= deadline {
             self.retire_temporary(now);
             self.finish_recycle(now, at, Some("no fresh worker in time".to_owned()));
-        } else if !self.slots.iter().any(is_coming) {
-            self.add_slot(now, Tenure::Temporary);
+        } else if !self.slots.iter().any(|slot| is_coming(slot, role)) {
+            self.add_slot(now, role, Tenure::Temporary);
         }
     }
 
-    /// A worker in a slot that is there for a while.
-    pub(super) fn add_slot(&mut self, now: Duration, tenure: Tenure) {
+    /// A process in a slot that is there for a while.
+    pub(super) fn add_slot(&mut self, now: Duration, role: Role, tenure: Tenure) {
         let id = self.slots.iter().map(|slot| slot.id.0).max().unwrap_or(0).saturating_add(1);
-        self.slots.push(Slot::vacant(SlotId(id), Role::Worker, tenure));
+        self.slots.push(Slot::vacant(SlotId(id), role, tenure));
         self.spawn(now, self.slots.len() - 1);
     }
 
@@ -325,11 +343,14 @@ impl<R: Rules> Core<R> {
     }
 
     fn begin_leaving(&mut self, now: Duration, at: usize) {
+        let generation = self.recycles[at].generation;
         let deadline = now + LINGER_DEADLINE;
         self.set_phase(at, Phase::Leaving { deadline });
-        let generation = self.recycles[at].generation;
         self.announce_recycle(at, Loudness::Info, "recycle_leaving", String::new());
         self.say_farewell(generation);
+        if is_service(self.recycles[at].role) {
+            self.finish_recycle(now, at, None);
+        }
     }
 
     /// Tells a worker that takes nothing new to go when its last session has ended. One to which a
@@ -477,11 +498,15 @@ impl<R: Rules> Core<R> {
 
     /// A slot whose process is gone is filled by the fresh one of a temporary slot, if there is one.
     pub(super) fn hand_slot_on(&mut self, at: usize) {
-        if self.slots[at].tenure != Tenure::Fixed || self.slots[at].role != Role::Worker {
+        if self.slots[at].tenure != Tenure::Fixed {
             return;
         }
+        let role = self.slots[at].role;
         let temporary = |slot: &Slot| {
-            slot.tenure == Tenure::Temporary && slot.process().is_some() && slot.is_alive()
+            slot.tenure == Tenure::Temporary
+                && slot.role == role
+                && slot.is_alive()
+                && !matches!(slot.state, State::Draining(_) | State::Ending(..))
         };
         if let Some(fresh) = self.slots.iter().position(temporary) {
             self.slots[at].state = std::mem::replace(&mut self.slots[fresh].state, State::Gone);
@@ -541,10 +566,16 @@ impl<R: Rules> Core<R> {
     }
 }
 
-/// Will a worker come to stand by here without anybody's help?
-fn is_coming(slot: &Slot) -> bool {
-    slot.role == Role::Worker
-        && !matches!(slot.tenure, Tenure::Quarantine(_))
+/// Will a fresh process of this role come here without anybody's help?
+fn is_coming(slot: &Slot, role: Role) -> bool {
+    let comes = match slot.tenure {
+        // Of a service the fixed slot has the old one.
+        Tenure::Fixed => !is_service(role),
+        Tenure::Temporary => true,
+        Tenure::Quarantine(_) => false,
+    };
+    slot.role == role
+        && comes
         && matches!(
             slot.state,
             State::Starting(..)

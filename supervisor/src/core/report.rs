@@ -76,7 +76,10 @@ impl<R: Rules> Core<R> {
             uptime_ms: millis(now),
             state: match self.stage {
                 Stage::Running => "serving",
-                Stage::Draining { .. } | Stage::Closing { .. } | Stage::Left => "draining",
+                Stage::Draining { .. }
+                | Stage::Closing { .. }
+                | Stage::Parting { .. }
+                | Stage::Left => "draining",
             }
             .to_owned(),
             listeners: Vec::new(),

@@ -1,13 +1,15 @@
 //! Who asks for recycles, in which order they are done, and who is told.
 //!
 //! Requests queue; one for a worker that has one already is the same, more urgent if need be. A
-//! rotation recycles the standby first, so that nobody moves to an old one. Reloads that come while
-//! one rotates are followed by one more rotation, however many they were.
+//! rotation recycles the standby first, so that nobody moves to an old one, and last dialer, delivery and
+//! console. Reloads that come while one rotates are followed by one more rotation, however many they
+//! were.
 
 use super::event::{Effect, Loudness};
 use super::handoff::{Order, Outcome};
 use super::lease::Place;
 use super::recycle::{Evidence, Phase, Recycle, Told};
+use super::service::is_service;
 use super::settings::{Rules, Settings};
 use super::worker::{State, Tenure};
 use super::{Core, Stage};
@@ -16,7 +18,7 @@ use std::fmt;
 use std::time::Duration;
 use tasuki_shared::id::{Generation, SessionId};
 use tasuki_shared::limits::{RECYCLES_AT_ONCE_MAX, RECYCLES_TOLD_MAX, RECYCLES_WAITING_MAX};
-use tasuki_shared::message::{Haste, Role};
+use tasuki_shared::message::Haste;
 use tasuki_shared::status::{RecycleStatus, Reply};
 
 /// Why a worker is replaced.
@@ -142,13 +144,13 @@ impl<R: Rules> Core<R> {
             }
             return Ok(known.id);
         }
-        let slot = self.slot_of(generation).map(|at| &self.slots[at]);
-        let slot = slot.filter(|slot| slot.role == Role::Worker).ok_or(Busy::NoSuchWorker)?;
+        let at = self.slot_of(generation).ok_or(Busy::NoSuchWorker)?;
+        let slot = &self.slots[at];
         if matches!(slot.tenure, Tenure::Quarantine(_)) {
             return Err(Busy::Quarantine);
         }
         let footprint = slot.process().map_or(0, |process| process.sample.footprint_bytes);
-        let slot = slot.id;
+        let (slot, role) = (slot.id, slot.role);
         if self.recycles.iter().filter(|r| !r.is_over()).count() >= RECYCLES_WAITING_MAX {
             return Err(Busy::QueueFull);
         }
@@ -157,6 +159,7 @@ impl<R: Rules> Core<R> {
         self.recycles.push(Recycle {
             id,
             slot,
+            role,
             generation,
             detail: reason.detail().to_owned(),
             reason,
@@ -237,7 +240,7 @@ impl<R: Rules> Core<R> {
             Some(name) => self
                 .slots
                 .iter()
-                .filter(|slot| slot.role == Role::Worker && slot.id.to_string() == name)
+                .filter(|slot| slot.id.to_string() == name)
                 .filter_map(|slot| slot.process())
                 .map(|process| process.generation)
                 .collect(),
@@ -245,8 +248,8 @@ impl<R: Rules> Core<R> {
         };
         if generations.is_empty() {
             let reason = match worker {
-                Some(name) => format!("no worker runs in a slot {name}"),
-                None => "no worker runs".to_owned(),
+                Some(name) => format!("no process runs in a slot {name}"),
+                None => "no process runs".to_owned(),
             };
             self.reply(ticket, Reply::Refused { reason });
             return;
@@ -292,13 +295,16 @@ impl<R: Rules> Core<R> {
         }
     }
 
-    /// Every worker there is: those that stand by or start first.
+    /// Every process there is: of the workers those that stand by or start first, then the others.
     fn rotation(&self) -> Vec<Generation> {
         let mut workers: Vec<_> = self
             .slots
             .iter()
-            .filter(|slot| slot.role == Role::Worker)
             .filter_map(|slot| match &slot.state {
+                State::Starting(process, _) | State::Serving(process) if is_service(slot.role) => {
+                    Some((3, process.generation))
+                }
+                State::Draining(_) if is_service(slot.role) => None,
                 State::Standby(process) => Some((0, process.generation)),
                 State::Starting(..) if matches!(slot.tenure, Tenure::Quarantine(_)) => None,
                 State::Starting(process, _) => Some((1, process.generation)),
@@ -390,6 +396,7 @@ impl<R: Rules> Core<R> {
             id: recycle.id,
             unix_ms: super::report::millis(recycle.since),
             worker: recycle.slot.to_string(),
+            role: recycle.role.name().to_owned(),
             generation: recycle.generation.0,
             reason: recycle.reason.name().to_owned(),
             detail: recycle.detail.clone(),

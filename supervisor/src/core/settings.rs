@@ -122,8 +122,8 @@ impl Settings {
             // The policy has its trends under the rules it began with.
             memory: _,
             chaos: _,
-            delivery: _,
-            console: _,
+            delivery,
+            console,
         } = new;
         self.environment = environment;
         self.streams_per_worker = streams_per_worker;
@@ -138,10 +138,22 @@ impl Settings {
         self.restart_window = restart_window;
         self.shutdown_deadline = shutdown_deadline;
         self.hang_deadline = hang_deadline;
+        // Their listeners are open, and streams have their directories where they have them.
+        if let (Some(mine), Some(new)) = (&mut self.delivery, delivery) {
+            let hls_root = std::mem::take(&mut mine.plan.hls_root);
+            mine.plan = DeliveryPlan { hls_root, ..new.plan };
+        }
+        if let (Some(mine), Some(new)) = (&mut self.console, console) {
+            mine.plan.token_file = new.plan.token_file;
+        }
     }
 
     /// The settings that differ from `new` and need a restart, by name.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let viewers = |of: &Self| of.delivery.as_ref().map(|it| it.listen.clone());
+        let hls_root = |of: &Self| of.delivery.as_ref().map(|it| it.plan.hls_root.clone());
+        let operators =
+            |of: &Self| of.console.as_ref().map(|it| (it.listen.clone(), it.agent_check.clone()));
         [
             ("rtmp.listen", self.listen != new.listen),
             ("status.socket", self.status_socket != new.status_socket),
@@ -150,8 +162,9 @@ impl Settings {
             ("workers.standby", self.standby != new.standby),
             ("memory", self.memory != new.memory),
             ("chaos", self.chaos != new.chaos),
-            ("delivery", self.delivery != new.delivery),
-            ("console", self.console != new.console),
+            ("delivery.listen", viewers(self) != viewers(new)),
+            ("delivery.hls_directory", hls_root(self) != hls_root(new)),
+            ("console.listen", operators(self) != operators(new)),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))

@@ -28,6 +28,7 @@ mod hang;
 mod leaving;
 mod poison;
 mod rotating;
+mod services;
 
 const SECOND: Duration = Duration::from_secs(1);
 

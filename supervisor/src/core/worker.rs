@@ -28,9 +28,7 @@ use std::time::Duration;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::id::{Generation, SessionId, SlotId};
 use tasuki_shared::kernel::Death;
-use tasuki_shared::limits::{
-    CHANNEL_CLOSED_GRACE, HELLO_DEADLINE, LINGER_DEADLINE, READY_DEADLINE, REAP_DEADLINE,
-};
+use tasuki_shared::limits::{CHANNEL_CLOSED_GRACE, HELLO_DEADLINE, READY_DEADLINE, REAP_DEADLINE};
 use tasuki_shared::memory::session::WorkPlace;
 use tasuki_shared::message::{PROTOCOL_VERSION, Role, Stalled, ToWorker};
 
@@ -165,13 +163,13 @@ impl Process {
 
 impl Slot {
     /// Has it been told to go, with nothing to stay for, and is it still there?
-    fn lingers(&mut self, now: Duration) -> bool {
+    fn lingers(&mut self, now: Duration, patience: Duration) -> bool {
         let State::Draining(process) = &mut self.state else { return false };
         let goes = process.farewell == Farewell::Said
             && process.sessions.is_empty()
             && process.arriving.is_empty();
         process.idle_since = goes.then(|| process.idle_since.unwrap_or(now));
-        process.idle_since.is_some_and(|since| now >= since + LINGER_DEADLINE)
+        process.idle_since.is_some_and(|since| now >= since + patience)
     }
 
     pub fn vacant(id: SlotId, role: Role, tenure: Tenure) -> Self {
@@ -436,7 +434,8 @@ impl<R: Rules> Core<R> {
             if closed.is_some_and(|closed| now >= closed + CHANNEL_CLOSED_GRACE) {
                 self.kill(now, at, KillReason::Channel);
             }
-            if self.stage == Stage::Running && self.slots[at].lingers(now) {
+            let patience = self.leaving_patience(self.slots[at].role);
+            if self.stage == Stage::Running && self.slots[at].lingers(now, patience) {
                 self.kill(now, at, KillReason::Lingering);
             }
             match &self.slots[at].state {
@@ -480,6 +479,9 @@ impl<R: Rules> Core<R> {
     ) {
         let Some(at) = self.slot_of(generation) else { return };
         let was_draining = matches!(self.slots[at].state, State::Draining(_));
+        // Its channel may have been closed for so long that it was killed on its way out.
+        let was_told = was_draining
+            || self.slots[at].process().is_some_and(|process| process.farewell == Farewell::Said);
         let killed = match &self.slots[at].state {
             State::Ending(_, reason, _) => Some(*reason),
             State::Starting(..)
@@ -492,7 +494,7 @@ impl<R: Rules> Core<R> {
         };
         let cause =
             death.map_or(Cause::SpawnFailed, |(death, killer)| Cause::of(death, killed, killer));
-        let expected = was_draining && cause == Cause::Exit(Exit::Done)
+        let expected = was_told && cause == Cause::Exit(Exit::Done)
             || cause == Cause::Killed(KillReason::Lingering);
         let planned = expected && self.stage == Stage::Running;
         let loudness = if expected { Loudness::Info } else { Loudness::Warn };
@@ -553,7 +555,7 @@ impl<R: Rules> Core<R> {
                 let work = Work { places: processing, hung, tenure };
                 self.orphan(now, sessions.unwrap_or_default(), cause, work);
             }
-            Role::Dialer => self.dialer_died(),
+            Role::Dialer => self.dialer_died(generation),
             Role::Delivery | Role::Console => {}
         }
         self.staff(now);

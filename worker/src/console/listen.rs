@@ -9,19 +9,30 @@ use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::sync::Arc;
 use tasuki_shared::limits::{
-    ACCEPT_PAUSE, CONSOLE_CONNECTIONS_MAX, DELIVERY_HEADER_BYTES_MAX, DELIVERY_HEADER_DEADLINE,
-    DELIVERY_STALL_MAX,
+    ACCEPT_PAUSE, CONSOLE_CONNECTIONS_MAX, CONSOLE_LEAVE_MAX, DELIVERY_HEADER_BYTES_MAX,
+    DELIVERY_HEADER_DEADLINE, DELIVERY_STALL_MAX,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Takes connections until it is dropped. Too many: those that come wait in the kernel's queue.
-pub async fn serve(listener: TcpListener, router: Router, connections: Arc<Semaphore>) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    connections: Arc<Semaphore>,
+    leaving: watch::Receiver<bool>,
+) {
     let converse = |socket, permit| {
-        tokio::spawn(converse(socket, router.clone(), permit));
+        tokio::spawn(converse(socket, router.clone(), permit, leaving.clone()));
     };
     accept(listener, connections, converse).await;
+}
+
+/// Until every connection is closed, at most for the bound.
+pub async fn emptied(connections: &Semaphore) {
+    let all = u32::try_from(CONSOLE_CONNECTIONS_MAX).unwrap_or(u32::MAX);
+    let _too_long = tokio::time::timeout(CONSOLE_LEAVE_MAX, connections.acquire_many(all)).await;
 }
 
 /// Tells each who connects the node's weight, and closes.
@@ -49,6 +60,11 @@ pub fn connections() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(CONSOLE_CONNECTIONS_MAX))
 }
 
+/// Until the process is to leave.
+async fn told(leaving: &mut watch::Receiver<bool>) {
+    let _sender_is_gone = leaving.wait_for(|leaving| *leaving).await;
+}
+
 async fn accept(
     listener: TcpListener,
     connections: Arc<Semaphore>,
@@ -66,7 +82,12 @@ async fn accept(
     }
 }
 
-async fn converse(socket: TcpStream, router: Router, permit: OwnedSemaphorePermit) {
+async fn converse(
+    socket: TcpStream,
+    router: Router,
+    permit: OwnedSemaphorePermit,
+    mut leaving: watch::Receiver<bool>,
+) {
     let first_byte = tokio::time::timeout(DELIVERY_HEADER_DEADLINE, socket.readable());
     if !matches!(first_byte.await, Ok(Ok(()))) {
         return;
@@ -81,8 +102,14 @@ async fn converse(socket: TcpStream, router: Router, permit: OwnedSemaphorePermi
         .timer(TokioTimer::new())
         .header_read_timeout(DELIVERY_HEADER_DEADLINE)
         .max_buf_size(DELIVERY_HEADER_BYTES_MAX);
-    // Browsers leave in the middle of everything.
     let service = TowerToHyperService::new(router);
-    let _left = builder.serve_connection(TokioIo::new(socket), service).await;
+    let conversation = builder.serve_connection(TokioIo::new(socket), service);
+    tokio::pin!(conversation);
+    // Browsers leave in the middle of everything.
+    tokio::select! {
+        _left = &mut conversation => return,
+        _told = told(&mut leaving) => conversation.as_mut().graceful_shutdown(),
+    }
+    let _left = conversation.await;
     drop(permit);
 }

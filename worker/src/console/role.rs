@@ -3,16 +3,17 @@
 use super::guard::Guard;
 use super::state::State;
 use super::{listen, routes};
-use crate::control::{Line, LineError};
+use crate::control::LineError;
+use crate::service::{Order, Service, Task};
 use std::net::TcpListener as StdListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::inherit::Inherited;
-use tasuki_shared::limits::{BEAT_INTERVAL_MIN, HEARTBEAT_INTERVAL};
-use tasuki_shared::message::{ConsolePlan, FromWorker, ToWorker};
+use tasuki_shared::message::{ConsolePlan, FromWorker};
 use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 /// Serves until the supervisor drains this process or goes away.
 #[must_use]
@@ -24,57 +25,37 @@ pub fn run(inherited: Inherited) -> Exit {
             return Exit::Failure;
         }
     };
-    runtime.block_on(serve(inherited)).unwrap_or_else(|error| error.leave("the console"))
+    let exit = runtime.block_on(serve(inherited));
+    // A look at the heap must not hold the process.
+    runtime.shutdown_background();
+    exit.unwrap_or_else(|error| error.leave("the console"))
 }
 
 async fn serve(inherited: Inherited) -> Result<Exit, LineError> {
-    let mut line = Line::open(inherited)?;
-    let mut beats = tokio::time::interval(HEARTBEAT_INTERVAL);
+    let mut service = Service::open(inherited)?;
+    let mut doors = JoinSet::new();
+    let connections = listen::connections();
+    let leaving = watch::Sender::new(false);
     loop {
-        tokio::select! {
-            received = line.recv() => {
-                let (message, fds) = received?;
-                match message {
-                    ToWorker::Attend(plan) => match begin(*plan, fds) {
-                        Ok(()) => line.send(FromWorker::Ready, Vec::new())?,
-                        Err(error) => {
-                            tracing::error!(%error, "the console cannot begin");
-                            return Ok(Exit::Failure);
-                        }
-                    },
-                    ToWorker::Drain => break,
-                    ToWorker::Beat { every_ms } => {
-                        let every = Duration::from_millis(u64::from(every_ms));
-                        beats = tokio::time::interval(every.max(BEAT_INTERVAL_MIN));
-                    }
-                    ToWorker::Hello { .. } => {}
-                    // For others; a supervisor that sends one here is not ours.
-                    ToWorker::Adopt(_)
-                    | ToWorker::Verdict { .. }
-                    | ToWorker::Dialed { .. }
-                    | ToWorker::End { .. }
-                    | ToWorker::Prepare(_)
-                    | ToWorker::Unprepare { .. }
-                    | ToWorker::TakeOver { .. }
-                    | ToWorker::Release { .. }
-                    | ToWorker::Keep { .. }
-                    | ToWorker::Purge
-                    | ToWorker::Chaos(_)
-                    | ToWorker::Connect { .. }
-                    | ToWorker::Serve(_)
-                    | ToWorker::StreamLive { .. }
-                    | ToWorker::StreamGone { .. }
-                    | ToWorker::Evidence { .. } => {
-                        tracing::warn!("a message for another role came to the console");
-                    }
+        match service.order().await? {
+            Order::Task(Task::Attend(plan), fds) => {
+                if let Err(error) = begin(*plan, fds, &mut doors, &connections, &leaving) {
+                    tracing::error!(%error, "the console cannot begin");
+                    return Ok(Exit::Failure);
                 }
+                service.send(FromWorker::Ready)?;
             }
-            _ = beats.tick() => {
-                line.send(FromWorker::Progress { stalled: Vec::new() }, Vec::new())?;
+            Order::Task(Task::Serve(_) | Task::StreamLive { .. } | Task::StreamGone { .. }, _) => {
+                tracing::warn!("a message that is not for the console");
             }
+            Order::Drain => break,
         }
     }
-    line.flushed().await?;
+    // What was asked is answered; who listens to events asks again, and the next process answers.
+    doors.shutdown().await;
+    leaving.send_replace(true);
+    listen::emptied(&connections).await;
+    service.flushed().await?;
     Ok(Exit::Done)
 }
 
@@ -87,7 +68,13 @@ enum BeginError {
     Listener(#[from] std::io::Error),
 }
 
-fn begin(plan: ConsolePlan, fds: Vec<OwnedFd>) -> Result<(), BeginError> {
+fn begin(
+    plan: ConsolePlan,
+    fds: Vec<OwnedFd>,
+    doors: &mut JoinSet<()>,
+    connections: &Arc<Semaphore>,
+    leaving: &watch::Sender<bool>,
+) -> Result<(), BeginError> {
     let ConsolePlan { status_socket, token_file, hls_root, agent_checks } = plan;
     let guard = match token_file {
         None => Guard::Loopback,
@@ -102,17 +89,17 @@ fn begin(plan: ConsolePlan, fds: Vec<OwnedFd>) -> Result<(), BeginError> {
     tokio::spawn(async move { remembering.remember().await });
     let router = routes::router(Arc::clone(&state));
     let pages = fds.len().saturating_sub(usize::from(agent_checks));
-    let connections = listen::connections();
     let asking = listen::connections();
     for (at, fd) in fds.into_iter().enumerate() {
         let listener = StdListener::from(fd);
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         if at < pages {
-            tokio::spawn(listen::serve(listener, router.clone(), Arc::clone(&connections)));
+            let connections = Arc::clone(connections);
+            doors.spawn(listen::serve(listener, router.clone(), connections, leaving.subscribe()));
         } else {
             let (state, asking) = (Arc::clone(&state), Arc::clone(&asking));
-            tokio::spawn(listen::agent_check(listener, state, asking));
+            doors.spawn(listen::agent_check(listener, state, asking));
         }
     }
     Ok(())

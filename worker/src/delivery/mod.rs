@@ -50,7 +50,7 @@ use tls::{Tls, TlsError};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, spawn_local};
 
 /// Why nothing can be served.
@@ -72,18 +72,31 @@ struct Shared {
     connections: Cell<u32>,
     /// Closed because there were too many.
     refused: Cell<u64>,
+    /// The process leaves: no connection takes another request.
+    leaving: watch::Sender<bool>,
+    /// The last connection was closed.
+    idle: Notify,
 }
 
 /// Counted while it is open.
 pub struct Connection {
     shared: Rc<Shared>,
     broken: Notify,
+    /// Something was asked.
+    asked: Notify,
 }
 
 impl Connection {
     fn open(shared: &Rc<Shared>) -> Rc<Self> {
         shared.connections.set(shared.connections.get() + 1);
-        Rc::new(Self { shared: Rc::clone(shared), broken: Notify::new() })
+        Rc::new(Self { shared: Rc::clone(shared), broken: Notify::new(), asked: Notify::new() })
+    }
+
+    /// The process is to leave, and this connection was not accepted for nothing.
+    async fn may_close(&self) {
+        let mut leaving = self.shared.leaving.subscribe();
+        let _sender_is_gone = leaving.wait_for(|leaving| *leaving).await;
+        self.asked.notified().await;
     }
 
     /// Closes it, whatever waits to be sent.
@@ -95,6 +108,9 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.shared.connections.set(self.shared.connections.get() - 1);
+        if self.shared.connections.get() == 0 {
+            self.shared.idle.notify_one();
+        }
     }
 }
 
@@ -121,29 +137,31 @@ pub fn start(
         connections_max: plan.connections_max,
         connections: Cell::new(0),
         refused: Cell::new(0),
+        leaving: watch::Sender::new(false),
+        idle: Notify::new(),
     });
     let mut tasks = Vec::new();
     for listener in listeners {
         listener.set_nonblocking(true).map_err(DeliveryError::Listener)?;
         let listener = TcpListener::from_std(listener).map_err(DeliveryError::Listener)?;
-        tasks.push(spawn_local(accept(Rc::clone(&shared), listener)));
+        tasks.push(Running(spawn_local(accept(Rc::clone(&shared), listener))));
     }
-    tasks.push(spawn_local(watch(Rc::clone(&shared))));
-    let following = Following(spawn_local(streams.follow()));
-    Ok(Serving { shared, tasks, _following: following })
+    let following = [spawn_local(watch(Rc::clone(&shared))), spawn_local(streams.follow())];
+    Ok(Serving { shared, accepting: tasks, _following: following.map(Running) })
 }
 
 /// Ends what it serves when it is dropped; connections go on until they are idle.
 pub struct Serving {
     shared: Rc<Shared>,
-    tasks: Vec<JoinHandle<()>>,
-    /// As long as there are viewers.
-    _following: Following,
+    accepting: Vec<Running>,
+    /// As long as there are viewers: new parts, and new packets in logs.
+    _following: [Running; 2],
 }
 
-struct Following(JoinHandle<()>);
+/// A task that ends with its owner.
+struct Running(JoinHandle<()>);
 
-impl Drop for Following {
+impl Drop for Running {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -155,17 +173,19 @@ impl Serving {
         self.shared.connections.get()
     }
 
-    /// Takes nothing new.
-    pub fn stop_listening(&mut self) {
-        for task in self.tasks.drain(..) {
-            task.abort();
+    /// Takes nothing new, answers what was asked, and lets viewers of FLV go on for `most`.
+    pub async fn leave(mut self, most: Duration) {
+        self.accepting.clear();
+        self.shared.leaving.send_replace(true);
+        let emptied = async {
+            while self.connections() > 0 {
+                self.shared.idle.notified().await;
+            }
+        };
+        if tokio::time::timeout(most.max(LEAVING_MIN), emptied).await.is_err() {
+            let connections = self.connections();
+            tracing::info!(connections, "viewers that are still there have to connect again");
         }
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.stop_listening();
     }
 }
 
@@ -258,6 +278,7 @@ async fn converse(
     let asked = Rc::clone(&connection);
     let answer = service_fn(move |request| {
         let connection = Rc::clone(&asked);
+        connection.asked.notify_one();
         async move { Ok::<_, Infallible>(connection.shared.server.answer(request, &connection).await) }
     });
     let mut builder = auto::Builder::new(Local);
@@ -274,9 +295,16 @@ async fn converse(
         .max_header_list_size(header_bytes)
         .keep_alive_interval(DELIVERY_STALL_MAX)
         .keep_alive_timeout(DELIVERY_HEADER_DEADLINE);
+    let conversation = builder.serve_connection_with_upgrades(TokioIo::new(stream), answer);
+    tokio::pin!(conversation);
     // Viewers leave in the middle of everything; that is nobody's fault.
     tokio::select! {
-        _left = builder.serve_connection_with_upgrades(TokioIo::new(stream), answer) => {}
+        _left = &mut conversation => return,
+        () = connection.broken.notified() => return,
+        () = connection.may_close() => conversation.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        _left = conversation => {}
         () = connection.broken.notified() => {}
     }
 }
@@ -294,8 +322,8 @@ where
     }
 }
 
-/// How long connections may go on when the process is to leave.
-pub const LEAVING_MAX: Duration = Duration::from_secs(5);
+/// What was asked is answered, however soon the process is to leave.
+const LEAVING_MIN: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

@@ -1,20 +1,17 @@
 //! The process around delivery: told what to serve, it serves until it is drained or alone.
 
 use super::flv::streams::Streams;
-use super::{LEAVING_MAX, Serving, start};
-use crate::control::{Line, LineError};
+use super::{Serving, start};
+use crate::control::LineError;
+use crate::service::{Order, Service, Task};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::inherit::Inherited;
-use tasuki_shared::limits::{BEAT_INTERVAL_MIN, HEARTBEAT_INTERVAL};
-use tasuki_shared::message::{DeliveryPlan, FromWorker, ToWorker};
+use tasuki_shared::message::{DeliveryPlan, FromWorker};
 use tokio::task::LocalSet;
-
-/// How often a process that leaves looks whether the last connection is gone.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Serves until the supervisor drains this process or goes away.
 #[must_use]
@@ -26,74 +23,62 @@ pub fn run(inherited: Inherited) -> Exit {
             return Exit::Failure;
         }
     };
-    LocalSet::new()
+    let exit = LocalSet::new()
         .block_on(&runtime, serve(inherited))
-        .unwrap_or_else(|error| error.leave("delivery"))
+        .unwrap_or_else(|error| error.leave("delivery"));
+    // A look at the heap must not hold the process.
+    runtime.shutdown_background();
+    exit
 }
 
 async fn serve(inherited: Inherited) -> Result<Exit, LineError> {
-    let mut line = Line::open(inherited)?;
-    let mut beats = tokio::time::interval(HEARTBEAT_INTERVAL);
+    let mut service = Service::open(inherited)?;
     let streams = Rc::new(Streams::default());
-    let mut serving: Option<Serving> = None;
+    let mut serving: Option<(Serving, Duration)> = None;
     loop {
-        tokio::select! {
-            received = line.recv() => {
-                let (message, fds) = received?;
-                match message {
-                    ToWorker::Serve(plan) => match begin(&plan, fds, &streams) {
-                        Ok(begun) => {
-                            serving = Some(begun);
-                            line.send(FromWorker::Ready, Vec::new())?;
-                        }
-                        Err(exit) => return Ok(exit),
-                    },
-                    ToWorker::StreamLive { session, plan } => {
-                        let name = plan.name.clone();
-                        if let Err(error) = streams.live(session, *plan, &fds) {
-                            tracing::error!(%error, %name, "a stream cannot be watched as FLV");
-                        }
-                    }
-                    ToWorker::StreamGone { session } => streams.gone(session),
-                    ToWorker::Drain => break,
-                    ToWorker::Beat { every_ms } => {
-                        let every = Duration::from_millis(u64::from(every_ms));
-                        beats = tokio::time::interval(every.max(BEAT_INTERVAL_MIN));
-                    }
-                    ToWorker::Hello { .. } => {}
-                    // For others; a supervisor that sends one here is not ours.
-                    ToWorker::Adopt(_)
-                    | ToWorker::Verdict { .. }
-                    | ToWorker::Dialed { .. }
-                    | ToWorker::End { .. }
-                    | ToWorker::Prepare(_)
-                    | ToWorker::Unprepare { .. }
-                    | ToWorker::TakeOver { .. }
-                    | ToWorker::Release { .. }
-                    | ToWorker::Keep { .. }
-                    | ToWorker::Purge
-                    | ToWorker::Chaos(_)
-                    | ToWorker::Connect { .. }
-                    | ToWorker::Attend(_)
-                    | ToWorker::Evidence { .. } => {
-                        tracing::warn!("a message for a worker came to delivery");
-                    }
+        match service.order().await? {
+            Order::Task(Task::Serve(plan), fds) => match begin(&plan, fds, &streams) {
+                Ok(begun) => {
+                    serving = Some((begun, Duration::from_millis(plan.drain_ms.into())));
+                    service.send(FromWorker::Ready)?;
                 }
-            }
-            _ = beats.tick() => {
-                line.send(FromWorker::Progress { stalled: Vec::new() }, Vec::new())?;
+                Err(exit) => return Ok(exit),
+            },
+            Order::Task(task, fds) => follow(&streams, task, &fds),
+            Order::Drain => break,
+        }
+    }
+    if let Some((serving, most)) = serving {
+        let farewell = serving.leave(most);
+        tokio::pin!(farewell);
+        loop {
+            tokio::select! {
+                () = &mut farewell => break,
+                order = service.order() => match order? {
+                    Order::Task(task, fds) => follow(&streams, task, &fds),
+                    Order::Drain => {}
+                },
             }
         }
     }
-    if let Some(mut serving) = serving {
-        serving.stop_listening();
-        let until = tokio::time::Instant::now() + LEAVING_MAX;
-        while serving.connections() > 0 && tokio::time::Instant::now() < until {
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-    }
-    line.flushed().await?;
+    service.flushed().await?;
     Ok(Exit::Done)
+}
+
+/// Streams come and go, while it serves and while it leaves.
+fn follow(streams: &Streams, task: Task, fds: &[OwnedFd]) {
+    match task {
+        Task::StreamLive { session, plan } => {
+            let name = plan.name.clone();
+            if let Err(error) = streams.live(session, *plan, fds) {
+                tracing::error!(%error, %name, "a stream cannot be watched as FLV");
+            }
+        }
+        Task::StreamGone { session } => streams.gone(session),
+        Task::Serve(_) | Task::Attend(_) => {
+            tracing::warn!("a message that is not for delivery, or not now");
+        }
+    }
 }
 
 fn begin(plan: &DeliveryPlan, fds: Vec<OwnedFd>, streams: &Rc<Streams>) -> Result<Serving, Exit> {

@@ -128,6 +128,7 @@ fn plan(root: &Path) -> DeliveryPlan {
         tls: None,
         allow_origin: "*".to_owned(),
         connections_max: 64,
+        drain_ms: 60_000,
     }
 }
 

@@ -201,7 +201,7 @@ fn draw_recycles(recycles: &[RecycleStatus], screen: Screen, lines: &mut Vec<Str
     for recycle in shown {
         table.push([
             Cell::plain(recycle.id.to_string()),
-            Cell::plain(format!("{}/g{}", recycle.worker, recycle.generation)),
+            Cell::plain(human::replaced(recycle)),
             Cell::plain(&recycle.reason),
             Cell::new(&recycle.outcome, outcome_colour(&recycle.outcome)),
             Cell::plain(human::lag(recycle.took_ms)),

@@ -93,7 +93,18 @@ impl<R: Rules> Core<R> {
 /// What the policy is told of the process in a slot.
 fn look(slot: &Slot) -> Option<Look> {
     let duty = match (&slot.role, &slot.state) {
-        (Role::Dialer | Role::Delivery | Role::Console, _) => return None,
+        // It knows no purge, and has nothing that could grow.
+        (Role::Dialer, _) => return None,
+        (Role::Delivery | Role::Console, State::Serving(_)) => Duty::Attends,
+        (Role::Delivery | Role::Console, State::Starting(..) | State::Draining(_)) => Duty::Idle,
+        (
+            Role::Delivery | Role::Console,
+            State::Standby(_)
+            | State::Isolated(_)
+            | State::Ending(..)
+            | State::Backoff { .. }
+            | State::Gone,
+        ) => return None,
         (Role::Worker, State::Serving(_)) => Duty::Serves,
         (Role::Worker, State::Standby(_)) => Duty::StandsBy,
         (Role::Worker, State::Draining(process)) if !process.sessions.is_empty() => Duty::Leaves,

@@ -39,6 +39,8 @@ pub struct Look {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Duty {
     Serves,
+    /// Serves without any session: delivery, the console.
+    Attends,
     /// Nobody's session depends on it yet.
     StandsBy,
     /// Takes nothing new and still has sessions: only the hard limit counts.
@@ -288,7 +290,7 @@ impl Policy {
             subject.verdict = Verdict::Fine;
             return;
         }
-        if look.sessions > 0 {
+        if look.sessions > 0 || look.duty == Duty::Attends {
             subject.serving = subject.serving.or(Some(now));
         }
         let answered = match subject.purge {
@@ -390,7 +392,7 @@ impl Policy {
             .values()
             .filter_map(|subject| {
                 let (rank, reason, detail) = match subject.look.duty {
-                    Duty::Serves => self.reason(now, subject)?,
+                    Duty::Serves | Duty::Attends => self.reason(now, subject)?,
                     Duty::StandsBy => self.reason_idle(subject)?,
                     // It is being replaced, or could not be.
                     Duty::Leaves => {
@@ -406,7 +408,8 @@ impl Policy {
             let largest = self
                 .subjects
                 .values()
-                .filter(|s| s.look.duty == Duty::Serves && s.gain() >= PRESSURE_GAIN_BYTES_MIN)
+                .filter(|s| matches!(s.look.duty, Duty::Serves | Duty::Attends))
+                .filter(|s| s.gain() >= PRESSURE_GAIN_BYTES_MIN)
                 .max_by_key(|subject| subject.gain());
             if let Some(subject) = largest {
                 let generation = subject.look.generation;

@@ -4,23 +4,24 @@ use super::*;
 use crate::core::settings::{Delivery, MissingFamily};
 use tasuki_shared::message::DeliveryPlan;
 
-fn with_viewers() -> Settings {
+pub fn with_viewers() -> Settings {
     let plan = DeliveryPlan {
         hls_root: "/nowhere".into(),
         tls: None,
         allow_origin: "*".into(),
         connections_max: 1,
+        drain_ms: 60_000,
     };
     let delivery = Delivery { listen: vec![], missing_family: MissingFamily::Skip, plan };
     Settings { delivery: Some(delivery), ..settings() }
 }
 
-fn delivery(bench: &Bench) -> Generation {
+pub fn delivery(bench: &Bench) -> Generation {
     bench.spawned.iter().rev().find(|(role, _)| *role == Role::Delivery).unwrap().1
 }
 
 /// What this process is told, in a word each.
-fn told(effects: &[Effect], to: Generation) -> Vec<String> {
+pub fn told(effects: &[Effect], to: Generation) -> Vec<String> {
     let sent = effects.iter().filter_map(|effect| match effect {
         Effect::Send { to: receiver, body, fds } if *receiver == to => Some((body, fds)),
         _ => None,
@@ -34,6 +35,7 @@ fn told(effects: &[Effect], to: Generation) -> Vec<String> {
         ToWorker::StreamGone { session } => Some(format!("gone {}", session.counter)),
         ToWorker::Hello { .. } => Some("hello".to_owned()),
         ToWorker::Serve(_) => Some("serve".to_owned()),
+        ToWorker::Drain => Some("drain".to_owned()),
         _ => None,
     })
     .collect()

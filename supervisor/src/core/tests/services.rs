@@ -1,0 +1,259 @@
+//! Dialer, delivery and console: how they are replaced, and how they leave.
+
+use super::delivery::{delivery, told, with_viewers};
+use super::*;
+use tasuki_shared::limits::{
+    FRESH_WORKER_DEADLINE, LINGER_DEADLINE, SAMPLE_INTERVAL, SERVICES_LEAVE_DEADLINE,
+};
+use tasuki_shared::message::Haste;
+
+fn bench() -> Bench {
+    Bench::ready(Settings { workers: 1, standby: 0, ..with_viewers() })
+}
+
+fn outcome(bench: &Bench, generation: Generation) -> String {
+    let all = bench.core.recycle_statuses(bench.now);
+    let of_it = all.into_iter().find(|recycle| recycle.generation == generation.0);
+    of_it.expect("a recycle").outcome
+}
+
+fn recycle(bench: &mut Bench, generation: Generation) {
+    let reason = crate::core::rotation::RecycleReason::Reload;
+    bench.core.request_recycle(bench.now, generation, reason, Haste::Scheduled).unwrap();
+    bench.on(Event::Tick);
+}
+
+/// What came last of this role.
+fn newest(bench: &Bench, role: Role) -> Generation {
+    bench.spawned.iter().rev().find(|(spawned, _)| *spawned == role).unwrap().1
+}
+
+/// A rotation replaces the workers first, then the processes without sessions, one after another.
+#[test]
+fn a_rotation_replaces_every_process() {
+    let mut bench = bench();
+    let old: Vec<Generation> = bench.spawned.iter().map(|(_, generation)| *generation).collect();
+    bench.core.reload(bench.now, Settings { workers: 1, standby: 0, ..with_viewers() }, KeyIsName);
+    let mut order = Vec::new();
+    for _ in 0..old.len() {
+        // The first spawns come with the reload itself.
+        let fresh = bench.core.slots.iter().filter_map(Slot::process).find(|p| p.pid.is_none());
+        let fresh = fresh.expect("a fresh process").generation;
+        bench.warm(fresh);
+        let leaves = old.iter().copied().find(|generation| {
+            let goes = ["leaving", "done"].contains(&&*outcome(&bench, *generation));
+            goes && !order.contains(generation)
+        });
+        let leaves = leaves.expect("an old one that leaves");
+        order.push(leaves);
+        bench.on(died(leaves, Death::Exited(0)));
+        assert_eq!(outcome(&bench, leaves), "done");
+    }
+    assert_eq!(order, old, "workers come first");
+    let roles: Vec<Role> = bench.core.slots.iter().map(|slot| slot.role).collect();
+    assert_eq!(roles, [Role::Worker, Role::Dialer, Role::Delivery], "no slot is left over");
+    assert!(bench.core.slots.iter().all(|slot| slot.state_name() == "serving"));
+    assert_eq!(bench.core.status(bench.now).deaths, []);
+}
+
+/// Both serve until the old one is told to leave; streams are told to both, as long as both are there.
+#[test]
+fn viewers_are_never_without_delivery() {
+    let mut bench = bench();
+    let old = delivery(&bench);
+    recycle(&mut bench, old);
+    let fresh = newest(&bench, Role::Delivery);
+    assert_ne!(fresh, old);
+    assert_eq!(outcome(&bench, old), "preparing");
+    let effects = bench.on(Event::Spawned { generation: fresh, pid: 7 });
+    assert_eq!(told(&effects, fresh), ["hello", "serve"]);
+    assert!(told(&effects, old).is_empty(), "the fresh one does not serve yet");
+    bench.says(fresh, FromWorker::Hello { version: PROTOCOL_VERSION, pid: 7 });
+    let effects = bench.says(fresh, FromWorker::Ready);
+    assert_eq!(told(&effects, old), ["drain"]);
+    let (session, worker) = bench.admit();
+    let effects = bench.publish(session, worker, "a");
+    assert_eq!(told(&effects, old), ["live a"], "its viewers may still ask");
+    assert_eq!(told(&effects, fresh), ["live a"]);
+    assert_eq!(outcome(&bench, old), "done");
+    bench.on(died(old, Death::Exited(0)));
+    let slots: Vec<_> = bench.core.slots.iter().filter(|s| s.role == Role::Delivery).collect();
+    let [slot] = slots[..] else { panic!("one slot: {slots:?}") };
+    assert_eq!(slot.process().map(|process| process.generation), Some(fresh));
+    assert_eq!(slot.restarts.total, 0, "a planned end is no restart");
+}
+
+/// A fresh delivery that cannot begin (a broken certificate) is given up after a while; the old one
+/// has served all the time and goes on.
+#[test]
+fn a_fresh_one_that_does_not_come_costs_nothing() {
+    let mut bench = bench();
+    let old = delivery(&bench);
+    recycle(&mut bench, old);
+    let end = bench.now + FRESH_WORKER_DEADLINE;
+    while bench.now < end {
+        let fresh = newest(&bench, Role::Delivery);
+        if bench.core.slot_of(fresh).is_some() && fresh != old {
+            bench.on(Event::Spawned { generation: fresh, pid: 7 });
+            bench.on(died(fresh, Death::Exited(1)));
+        }
+        bench.after_heard(SECOND, &[old]);
+    }
+    assert_eq!(outcome(&bench, old), "failed: no fresh worker in time");
+    let slots: Vec<_> = bench.core.slots.iter().filter(|s| s.role == Role::Delivery).collect();
+    let [slot] = slots[..] else { panic!("one slot: {slots:?}") };
+    assert_eq!(slot.process().map(|process| process.generation), Some(old));
+    assert_eq!(slot.state_name(), "serving");
+}
+
+/// An old delivery that says goodbye to its viewers for a minute keeps no worker from being replaced,
+/// and is killed when it takes longer.
+#[test]
+fn one_that_leaves_slowly_is_in_nobodys_way() {
+    let mut bench = bench();
+    let old = delivery(&bench);
+    recycle(&mut bench, old);
+    let fresh = newest(&bench, Role::Delivery);
+    bench.warm(fresh);
+    let worker = newest(&bench, Role::Worker);
+    recycle(&mut bench, worker);
+    assert_eq!(outcome(&bench, worker), "preparing");
+    let kill = Effect::Kill { generation: old };
+    bench.after_heard(SECOND, &[old]);
+    let patience = Duration::from_secs(60) + LINGER_DEADLINE;
+    assert!(!bench.after_heard(patience - SECOND, &[old]).contains(&kill));
+    assert!(bench.after_heard(2 * SECOND, &[old]).contains(&kill));
+    bench.on(died(old, Death::Signalled(9)));
+    assert_eq!(bench.core.status(bench.now).deaths, [], "it was told to go");
+}
+
+/// Replaced again while the last one still leaves: the newest is the one that stays.
+#[test]
+fn a_second_replacement_meanwhile_leaves_one() {
+    let mut bench = bench();
+    let first = delivery(&bench);
+    recycle(&mut bench, first);
+    let second = newest(&bench, Role::Delivery);
+    bench.warm(second);
+    recycle(&mut bench, second);
+    let third = newest(&bench, Role::Delivery);
+    assert_ne!(third, second);
+    bench.warm(third);
+    assert_eq!(outcome(&bench, second), "done");
+    bench.on(died(first, Death::Exited(0)));
+    bench.on(died(second, Death::Exited(0)));
+    let slots: Vec<_> = bench.core.slots.iter().filter(|s| s.role == Role::Delivery).collect();
+    let [slot] = slots[..] else { panic!("one slot: {slots:?}") };
+    assert_eq!(slot.process().map(|process| process.generation), Some(third));
+    assert_eq!(slot.tenure, Tenure::Fixed);
+}
+
+/// What the old dialer was asked it answers while it leaves; what comes now the fresh one is asked;
+/// and its death fails only what it was asked itself.
+#[test]
+fn a_dialer_that_leaves_answers_what_it_was_asked() {
+    let mut bench = bench();
+    let (session, worker) = bench.live("a");
+    let old = bench.dialer();
+    let push = PushId(0);
+    let asked = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Send { to, body: ToWorker::Connect { ticket, .. }, .. } => Some((*to, *ticket)),
+            _ => None,
+        })
+    };
+    let effects = bench.says(worker, FromWorker::Dial { session, push });
+    let (to, first) = asked(&effects).unwrap();
+    assert_eq!(to, old);
+    recycle(&mut bench, old);
+    let fresh = newest(&bench, Role::Dialer);
+    bench.warm(fresh);
+    let (other, other_worker) = bench.live("b");
+    let effects = bench.says(other_worker, FromWorker::Dial { session: other, push });
+    let (to, second) = asked(&effects).unwrap();
+    assert_eq!(to, fresh);
+    let outcome = Err(DialError::Connect("refused".into()));
+    let effects = bench.says(old, FromWorker::Connected { ticket: first, outcome });
+    let answered = |effects: &[Effect], id| {
+        effects.iter().any(|effect| match effect {
+            Effect::Send { body: ToWorker::Dialed { session, .. }, .. } => *session == id,
+            _ => false,
+        })
+    };
+    assert!(answered(&effects, session));
+    let effects = bench.on(died(old, Death::Exited(0)));
+    assert!(!answered(&effects, other), "that one is not the old one's");
+    let effects = bench.says(fresh, FromWorker::Connected { ticket: second, outcome: Ok(()) });
+    assert!(answered(&effects, other));
+}
+
+/// With the last worker gone they are told to go, so that viewers get the end of what they watch; who
+/// takes too long is killed, and the server leaves.
+#[test]
+fn a_server_that_leaves_lets_them_say_goodbye() {
+    let mut bench = bench();
+    let (dialer, delivery) = (bench.dialer(), delivery(&bench));
+    let worker = newest(&bench, Role::Worker);
+    bench.on(Event::Terminate);
+    let effects = bench.on(died(worker, Death::Exited(0)));
+    assert_eq!(told(&effects, delivery), ["drain"]);
+    assert_eq!(told(&effects, dialer), ["drain"]);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Kill { .. })));
+    bench.on(died(dialer, Death::Exited(0)));
+    let effects = bench.after_heard(SERVICES_LEAVE_DEADLINE, &[delivery]);
+    assert!(effects.contains(&Effect::Kill { generation: delivery }));
+    let effects = bench.on(died(delivery, Death::Signalled(9)));
+    assert!(effects.contains(&Effect::Leave(tasuki_shared::exit::Exit::Done)));
+}
+
+/// A delivery that grows past its limit is recycled like a worker, and what it holds is looked at
+/// before it goes.
+#[test]
+fn a_delivery_that_grows_is_recycled_for_its_memory() {
+    let mut bench = bench();
+    let old = delivery(&bench);
+    let gibibyte = 1 << 30;
+    let host = HostMemory {
+        total_bytes: 16 * gibibyte,
+        available_bytes: 12 * gibibyte,
+        ..HostMemory::default()
+    };
+    let mut saved = None;
+    let mut footprint_bytes = 20 << 20;
+    for _ in 0..1_000 {
+        bench.now += SAMPLE_INTERVAL;
+        footprint_bytes += 32 << 20;
+        let sample = Sample { footprint_bytes, ..Sample::default() };
+        bench.says(old, FromWorker::Purged);
+        let effects =
+            bench.on(Event::Sampled { cpu_percent: 1.0, host, workers: vec![(old, sample)] });
+        saved = effects.into_iter().find_map(|effect| match effect {
+            Effect::SaveEvidence { recycle, generation } if generation == old => Some(recycle),
+            _ => None,
+        });
+        if saved.is_some() {
+            break;
+        }
+    }
+    let recycle = saved.expect("it is recycled");
+    let fresh = newest(&bench, Role::Delivery);
+    let effects = bench.warm(fresh);
+    assert!(told(&effects, old).is_empty(), "it is looked at first");
+    let path = Some("set".to_owned());
+    let effects = bench.on(Event::EvidenceSaved { recycle, generation: old, path });
+    assert_eq!(told(&effects, old), ["drain"]);
+}
+
+/// One that was told to go and whose end is heard of late died as it should, whatever came between.
+#[test]
+fn one_that_is_reaped_late_died_as_it_should() {
+    let mut bench = Bench::ready(Settings { workers: 1, standby: 1, ..settings() });
+    let worker = bench.spawned[0].1;
+    recycle(&mut bench, worker);
+    assert_eq!(outcome(&bench, worker), "leaving");
+    bench.on(Event::ChannelLost { generation: worker, loss: Loss::Closed });
+    let effects = bench.after(CHANNEL_CLOSED_GRACE);
+    assert!(effects.contains(&Effect::Kill { generation: worker }));
+    bench.on(died(worker, Death::Exited(0)));
+    assert_eq!(bench.core.status(bench.now).deaths, []);
+}
