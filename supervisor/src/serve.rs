@@ -99,8 +99,14 @@ fn operators(config: &Config) -> Console {
 }
 
 fn viewers(config: &Config) -> Delivery {
-    let config::Delivery { listen, tls, allow_origin, connections_max, hls_directory: _ } =
-        &config.delivery;
+    let config::Delivery {
+        listen,
+        tls,
+        allow_origin,
+        connections_max,
+        connections_per_address_max,
+        hls_directory: _,
+    } = &config.delivery;
     Delivery {
         listen: listen.clone(),
         missing_family: missing_family(*listen == config::default_delivery_listen()),
@@ -109,6 +115,7 @@ fn viewers(config: &Config) -> Delivery {
             tls: tls.as_ref().map(|tls| (tls.certificate.clone(), tls.key.clone())),
             allow_origin: allow_origin.clone(),
             connections_max: *connections_max,
+            connections_per_address_max: *connections_per_address_max,
         },
     }
 }

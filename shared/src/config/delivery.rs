@@ -6,8 +6,9 @@ use super::error::Fault;
 use super::raw::{RawDelivery, RawHls};
 use crate::id::{PublicName, RungId};
 use crate::limits::{
-    DELIVERY_CONNECTIONS_DEFAULT, HLS_PART_TARGET_MS, HLS_TARGET_DEFAULT, HLS_TARGET_MAX,
-    HLS_TARGET_MIN, HLS_WINDOW_DEFAULT, HLS_WINDOW_MAX, HLS_WINDOW_TARGETS_MIN,
+    DELIVERY_CONNECTIONS_DEFAULT, DELIVERY_CONNECTIONS_PER_ADDRESS_DEFAULT, HLS_PART_TARGET_MS,
+    HLS_TARGET_DEFAULT, HLS_TARGET_MAX, HLS_TARGET_MIN, HLS_WINDOW_DEFAULT, HLS_WINDOW_MAX,
+    HLS_WINDOW_TARGETS_MIN,
 };
 use crate::plan::HlsPlan;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,6 +25,8 @@ pub struct Delivery {
     /// Access-Control-Allow-Origin.
     pub allow_origin: String,
     pub connections_max: u32,
+    /// Of one address or IPv6 /64; 0 is no bound.
+    pub connections_per_address_max: u32,
     /// `None`: beside the status socket, or in /dev/shm.
     pub hls_directory: Option<PathBuf>,
 }
@@ -99,8 +102,15 @@ impl Hls {
 }
 
 pub(super) fn check(raw: RawDelivery) -> Result<Delivery, Fault> {
-    let RawDelivery { listen, certificate, key, allow_origin, connections_max, hls_directory } =
-        raw;
+    let RawDelivery {
+        listen,
+        certificate,
+        key,
+        allow_origin,
+        connections_max,
+        connections_per_address_max,
+        hls_directory,
+    } = raw;
     let listen = match listen {
         Some(list) => check_listen(list)?,
         None => default_delivery_listen(),
@@ -128,7 +138,20 @@ pub(super) fn check(raw: RawDelivery) -> Result<Delivery, Fault> {
         "connections_max",
         1..=1_000_000,
     )?;
-    Ok(Delivery { listen, tls, allow_origin, connections_max, hls_directory })
+    let connections_per_address_max = number(
+        connections_per_address_max.as_ref(),
+        DELIVERY_CONNECTIONS_PER_ADDRESS_DEFAULT,
+        "connections_per_address_max",
+        0..=1_000_000,
+    )?;
+    Ok(Delivery {
+        listen,
+        tls,
+        allow_origin,
+        connections_max,
+        connections_per_address_max,
+        hls_directory,
+    })
 }
 
 /// One origin, or `*` (Fetch, "Access-Control-Allow-Origin").

@@ -98,6 +98,7 @@ pub(super) struct RawDelivery {
     pub key: Option<Spanned<String>>,
     pub allow_origin: Option<Spanned<String>>,
     pub connections_max: Option<Spanned<u64>>,
+    pub connections_per_address_max: Option<Spanned<u64>>,
     pub hls_directory: Option<Spanned<String>>,
 }
 

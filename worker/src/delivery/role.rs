@@ -12,6 +12,7 @@ use tasuki_shared::inherit::Inherited;
 use tasuki_shared::limits::{BEAT_INTERVAL_MIN, HEARTBEAT_INTERVAL};
 use tasuki_shared::message::{DeliveryPlan, FromWorker, ToWorker};
 use tokio::task::LocalSet;
+use tokio::time::MissedTickBehavior;
 
 /// How often a process that leaves looks whether the last connection is gone.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -34,6 +35,8 @@ pub fn run(inherited: Inherited) -> Exit {
 async fn serve(inherited: Inherited) -> Result<Exit, LineError> {
     let mut line = Line::open(inherited)?;
     let mut beats = tokio::time::interval(HEARTBEAT_INTERVAL);
+    let mut reports = tokio::time::interval(HEARTBEAT_INTERVAL);
+    reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let streams = Rc::new(Streams::default());
     let mut serving: Option<Serving> = None;
     loop {
@@ -83,6 +86,7 @@ async fn serve(inherited: Inherited) -> Result<Exit, LineError> {
             _ = beats.tick() => {
                 line.send(FromWorker::Progress { stalled: Vec::new() }, Vec::new())?;
             }
+            _ = reports.tick() => tell(&mut line, serving.as_ref())?,
         }
     }
     if let Some(mut serving) = serving {
@@ -91,9 +95,16 @@ async fn serve(inherited: Inherited) -> Result<Exit, LineError> {
         while serving.connections() > 0 && tokio::time::Instant::now() < until {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
+        tell(&mut line, Some(&serving))?;
     }
     line.flushed().await?;
     Ok(Exit::Done)
+}
+
+/// Whom it serves, for the status.
+fn tell(line: &mut Line, serving: Option<&Serving>) -> Result<(), LineError> {
+    let Some(serving) = serving else { return Ok(()) };
+    Ok(line.send(FromWorker::Audience(Box::new(serving.audience())), Vec::new())?)
 }
 
 fn begin(plan: &DeliveryPlan, fds: Vec<OwnedFd>, streams: &Rc<Streams>) -> Result<Serving, Exit> {
