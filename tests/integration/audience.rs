@@ -59,13 +59,17 @@ fn who_watches_is_told_while_it_watches() {
         let mut publisher =
             publisher::ffmpeg(run.path(), "publisher", &file, &server.url(NAME), Pace::RealTime)?;
         watching::frames_out(&mut server, 60)?;
-        let (source, rung) = (format!("/live/live/{NAME}.flv"), format!("/live/live/{NAME}/72p.flv"));
+        let (source, rung) =
+            (format!("/live/live/{NAME}.flv"), format!("/live/live/{NAME}/72p.flv"));
         let one = FlvViewer::start(&address, &source, Over::Http, run.join("one.flv"))?;
         let other = FlvViewer::start(&address, &rung, Over::WebSocket, run.join("other.flv"))?;
         let before = wait_viewers(&mut server, (2, 2))?;
         ensure!(before.connections >= 2, "{before:?}");
         ensure!(before.answers["1xx"] == 1 && before.answers["2xx"] >= 1, "{before:?}");
-        wait_metric(&console, &format!("tasuki_stream_flv_viewers{{app=\"live\",name=\"{NAME}\"}} 2"))?;
+        wait_metric(
+            &console,
+            &format!("tasuki_stream_flv_viewers{{app=\"live\",name=\"{NAME}\"}} 2"),
+        )?;
         wait_metric(&console, "tasuki_delivery_flv_viewers 2")?;
         wait_metric(&console, "tasuki_delivery_requests_total{code_class=\"1xx\"} 1")?;
 

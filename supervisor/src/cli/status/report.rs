@@ -56,7 +56,7 @@ fn headline(status: &Status, paint: Paint) -> Vec<String> {
         let path = "/live/APP/NAME/index.m3u8";
         let viewers = format!("viewers on {}, at {path}", status.viewers.join(", "));
         lines.push(human::printable(&viewers));
-        lines.push(human::printable(&audience(&status.audience)));
+        lines.extend(audience(&status.audience));
     }
     if !status.consoles.is_empty() {
         let pages = status.consoles.iter().map(|address| format!("http://{address}/"));
@@ -75,7 +75,8 @@ fn headline(status: &Status, paint: Paint) -> Vec<String> {
     lines
 }
 
-fn audience(audience: &AudienceStatus) -> String {
+/// Who watches; and in a line of its own, who was not served.
+fn audience(audience: &AudienceStatus) -> Vec<String> {
     let AudienceStatus {
         connections,
         waits,
@@ -88,19 +89,19 @@ fn audience(audience: &AudienceStatus) -> String {
     } = audience;
     let answered: u64 = answers.values().sum();
     let sent = human::bytes(*sent_bytes);
-    let mut line = format!(
+    let mut lines = vec![format!(
         "watching: {connections} connections, {flv_viewers} viewers of FLV, {waits} requests wait; \
          {answered} answered, {sent} sent since start"
-    );
-    for (count, what) in [(flv_jumps, "jumps"), (flv_stalled, "closed for taking nothing")] {
-        if *count > 0 {
-            line.push_str(&format!(", FLV: {count} {what}"));
-        }
+    )];
+    let refused = refused.iter().map(|(setting, count)| (format!("refused by {setting}"), *count));
+    let slow = [("overtaken", *flv_jumps), ("closed for taking nothing", *flv_stalled)];
+    let slow = slow.map(|(what, count)| (format!("FLV {what}"), count));
+    let all = refused.chain(slow).filter(|(_, count)| *count > 0);
+    let all: Vec<_> = all.map(|(what, count)| format!("{what} {count}×")).collect();
+    if !all.is_empty() {
+        lines.push(human::printable(&format!("viewers: {}", all.join("; "))));
     }
-    for (setting, count) in refused.iter().filter(|(_, count)| **count > 0) {
-        line.push_str(&format!("; refused by {setting} {count}×"));
-    }
-    line
+    lines
 }
 
 fn draw_workers(workers: &[WorkerStatus], screen: Screen, lines: &mut Vec<String>) {

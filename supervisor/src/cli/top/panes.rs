@@ -198,7 +198,7 @@ pub(super) fn sessions(model: &Model) -> Content {
     let mut title = format!("SESSIONS {} by {order}", sessions.len());
     if let Some(status) = model.status.as_ref().filter(|status| !status.viewers.is_empty()) {
         let AudienceStatus { connections, flv_viewers, .. } = &status.audience;
-        title.push_str(&format!(", {connections} viewers' connections, {flv_viewers} of FLV"));
+        title.push_str(&format!(", {connections} connections of viewers, {flv_viewers} watch FLV"));
     }
     Content { title, columns: &SESSIONS, rows: sessions.into_iter().map(session_row).collect() }
 }

@@ -127,7 +127,7 @@ function Audience({ audience }: { audience: AudienceStatus }) {
     <div class={refused.length > 0 ? "warn" : ""} title={lines.filter(Boolean).join("\n")}>
       <dt>viewers' connections</dt>
       <dd>
-        {count(audience.connections)} <span class="faint">{count(audience.flv_viewers)} of FLV{refused.length > 0 && `, ${count(sum(audience.refused))} refused`}</span>
+        {count(audience.connections)} <span class="faint">{count(audience.flv_viewers)} watch FLV{refused.length > 0 && `, ${count(sum(audience.refused))} refused`}</span>
       </dd>
     </div>
   );
