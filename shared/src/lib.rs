@@ -15,6 +15,7 @@ pub mod limits;
 pub mod log_output;
 pub mod memory;
 pub mod message;
+pub mod network;
 pub mod plan;
 pub mod status;
 pub mod threads;

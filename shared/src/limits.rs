@@ -213,6 +213,16 @@ pub const DELIVERY_CONNECTIONS_DEFAULT: u32 = 4096;
 /// How long viewers of FLV may stay with a process that is replaced; players of HLS do not notice.
 pub const DELIVERY_DRAIN_DEFAULT: Duration = Duration::from_secs(60);
 pub const DELIVERY_DRAIN_MAX: Duration = Duration::from_secs(3600);
+/// Of one address: a browser opens six to a host, so this is some forty viewers behind one NAT.
+pub const DELIVERY_CONNECTIONS_PER_ADDRESS_DEFAULT: u32 = 256;
+/// Streams whose FLV viewers delivery tells of one by one; with the longest ids they fit a frame.
+pub const AUDIENCE_STREAMS_MAX: usize = 2048;
+/// In bincode: an epoch, a counter, a number of viewers.
+const AUDIENCE_STREAM_BYTES_MAX: usize = 5 + 9 + 5;
+const _: () = assert!(
+    AUDIENCE_STREAMS_MAX * AUDIENCE_STREAM_BYTES_MAX + 1024 <= CONTROL_FRAME_BYTES_MAX,
+    "what delivery tells of its viewers fits a frame"
+);
 /// Streams of which delivery keeps the notes.
 pub const DELIVERY_STREAMS_MAX: usize = 4096;
 /// Of a file below the HLS directory; a larger one is not ours.
@@ -222,7 +232,7 @@ pub const DELIVERY_MEDIA_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Playlists kept as text.
 pub const DELIVERY_TEXTS_MAX: usize = 4096;
 /// Requests that wait for what is not there yet.
-pub const DELIVERY_WAITING_MAX: usize = 16_384;
+pub const DELIVERY_WAITING_MAX: u32 = 16_384;
 /// For a TLS hello, a request's head, and between two requests of a connection.
 pub const DELIVERY_HEADER_DEADLINE: Duration = Duration::from_secs(30);
 pub const DELIVERY_HEADER_BYTES_MAX: usize = 16 * 1024;

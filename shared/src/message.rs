@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Raised with every incompatible change of this file or of the session memory.
-pub const PROTOCOL_VERSION: u16 = 6;
+pub const PROTOCOL_VERSION: u16 = 7;
 
 /// What a process of ours is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -160,6 +160,38 @@ pub enum FromWorker {
     Progress {
         stalled: Vec<Stalled>,
     },
+    /// Delivery only, periodic: whom it serves.
+    Audience(Box<Audience>),
+}
+
+/// Whom a delivery process serves now, and what it has counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audience {
+    pub connections: u32,
+    /// Requests that wait for what is not there yet.
+    pub waits: u32,
+    /// Over HTTP and over WebSockets.
+    pub flv_viewers: u32,
+    /// Of these by session, those with the most viewers, at most `AUDIENCE_STREAMS_MAX`.
+    pub flv_by_session: Vec<(SessionId, u32)>,
+    pub served: Served,
+}
+
+/// What a delivery process has counted since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// Connections closed because there were `connections_max`.
+    pub refused_full: u64,
+    /// Those closed because one address had `connections_per_address_max`.
+    pub refused_crowded: u64,
+    /// Requests answered, by the class of the status: 1xx (a WebSocket), 2xx and so on.
+    pub answers: [u64; 5],
+    /// What sockets took: bodies with their heads, and what TLS adds.
+    pub sent_bytes: u64,
+    /// Times that a log overtook an FLV viewer, who went on at a keyframe.
+    pub flv_jumps: u64,
+    /// FLV viewers closed for taking nothing.
+    pub flv_stalled: u64,
 }
 
 /// A live session that stands although there is work for it.
@@ -245,6 +277,8 @@ pub struct DeliveryPlan {
     pub connections_max: u32,
     /// How long viewers may go on when the process is to leave.
     pub drain_ms: u32,
+    /// Of one address or IPv6 /64; 0 is no bound.
+    pub connections_per_address_max: u32,
 }
 
 /// What a console process shows, and to whom.

@@ -84,7 +84,7 @@ pub struct Status {
     /// `serving` or `draining`.
     pub state: String,
     pub listeners: Vec<String>,
-    /// Where viewers connect.
+    /// Where viewers connect: the beginning of each URL, for example `http://127.0.0.1:8935`.
     #[serde(default)]
     pub viewers: Vec<String>,
     /// Where operators connect with a browser, Prometheus and the like.
@@ -114,6 +114,30 @@ pub struct Status {
     /// What else is counted since start.
     #[serde(default)]
     pub totals: Totals,
+    /// Whom delivery serves.
+    #[serde(default)]
+    pub audience: AudienceStatus,
+}
+
+/// Viewers, over all delivery processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AudienceStatus {
+    /// Open now.
+    pub connections: u32,
+    /// Requests that wait now for what is not there yet.
+    pub waits: u32,
+    /// Who watches FLV now, over HTTP or a WebSocket.
+    pub flv_viewers: u32,
+    /// Connections that were closed at once, by the setting that says so, since start.
+    pub refused: BTreeMap<String, u64>,
+    /// Requests answered since start, by the class of the status: `1xx` (a WebSocket) to `5xx`.
+    pub answers: BTreeMap<String, u64>,
+    /// What sockets took since start: bodies with their heads, and what TLS adds.
+    pub sent_bytes: u64,
+    /// Times that a log overtook an FLV viewer, who went on at a keyframe.
+    pub flv_jumps: u64,
+    /// FLV viewers closed for taking nothing.
+    pub flv_stalled: u64,
 }
 
 /// Counters that only grow.
@@ -237,6 +261,9 @@ pub struct SessionStatus {
     /// Its renditions for viewers.
     #[serde(default)]
     pub hls: Vec<HlsStatus>,
+    /// Who watches it as FLV now.
+    #[serde(default)]
+    pub flv_viewers: u32,
     /// Why it is suspected of deaths of its workers; empty for nearly all.
     #[serde(default)]
     pub suspicion: String,

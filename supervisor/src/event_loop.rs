@@ -128,8 +128,8 @@ pub struct Shell {
     processes: HashMap<Generation, Process>,
     vault: Vault,
     listeners: Vec<(SocketAddr, JoinHandle<()>)>,
-    /// Addresses of the listeners that delivery and console have.
-    viewers: Vec<SocketAddr>,
+    /// Where delivery's listeners are, as URLs, and the console's, as addresses.
+    viewers: Vec<String>,
     consoles: Vec<SocketAddr>,
     pending: VecDeque<Event>,
     /// Processes to start when no event is pending: sessions come first.

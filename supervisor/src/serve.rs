@@ -105,6 +105,7 @@ fn viewers(config: &Config) -> Delivery {
         allow_origin,
         connections_max,
         drain_deadline,
+        connections_per_address_max,
         hls_directory: _,
     } = &config.delivery;
     Delivery {
@@ -116,6 +117,7 @@ fn viewers(config: &Config) -> Delivery {
             allow_origin: allow_origin.clone(),
             connections_max: *connections_max,
             drain_ms: u32::try_from(drain_deadline.as_millis()).unwrap_or(u32::MAX),
+            connections_per_address_max: *connections_per_address_max,
         },
     }
 }

@@ -65,7 +65,9 @@ pub fn run(arguments: &[String]) -> Result<()> {
 
 fn watch(task: &Task) -> Result<()> {
     let run = RunDirectory::new("viewers")?;
-    let tables = viewer::tables(run.path(), "1m") + "connections_max = 16384\n";
+    // They all come from one address.
+    let bounds = "connections_max = 16384\nconnections_per_address_max = 0\n";
+    let tables = viewer::tables(run.path(), "1m") + bounds;
     let setup = Setup {
         workers: Some(1),
         rungs: Some(task.rungs.clone()),

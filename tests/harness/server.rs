@@ -223,9 +223,11 @@ impl Server {
         &self.socket
     }
 
-    /// Where streams can be watched, as `host:port`.
+    /// Where streams can be watched over plain HTTP, as `host:port`.
     pub fn viewers(&mut self) -> Result<String> {
-        self.status()?.viewers.first().cloned().context("an address for viewers")
+        let viewers = self.status()?.viewers;
+        let base = viewers.first().context("an address for viewers")?;
+        Ok(base.strip_prefix("http://").with_context(|| format!("{base} is no HTTP"))?.to_owned())
     }
 
     /// The address in the log line that says this.

@@ -6,9 +6,9 @@ use super::error::Fault;
 use super::raw::{RawDelivery, RawHls};
 use crate::id::{PublicName, RungId};
 use crate::limits::{
-    DELIVERY_CONNECTIONS_DEFAULT, DELIVERY_DRAIN_DEFAULT, DELIVERY_DRAIN_MAX, HLS_PART_TARGET_MS,
-    HLS_TARGET_DEFAULT, HLS_TARGET_MAX, HLS_TARGET_MIN, HLS_WINDOW_DEFAULT, HLS_WINDOW_MAX,
-    HLS_WINDOW_TARGETS_MIN,
+    DELIVERY_CONNECTIONS_DEFAULT, DELIVERY_CONNECTIONS_PER_ADDRESS_DEFAULT, DELIVERY_DRAIN_DEFAULT,
+    DELIVERY_DRAIN_MAX, HLS_PART_TARGET_MS, HLS_TARGET_DEFAULT, HLS_TARGET_MAX, HLS_TARGET_MIN,
+    HLS_WINDOW_DEFAULT, HLS_WINDOW_MAX, HLS_WINDOW_TARGETS_MIN,
 };
 use crate::plan::HlsPlan;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,6 +27,8 @@ pub struct Delivery {
     pub connections_max: u32,
     /// How long viewers of a process that is replaced may go on with it.
     pub drain_deadline: Duration,
+    /// Of one address or IPv6 /64; 0 is no bound.
+    pub connections_per_address_max: u32,
     /// `None`: beside the status socket, or in /dev/shm.
     pub hls_directory: Option<PathBuf>,
 }
@@ -109,6 +111,7 @@ pub(super) fn check(raw: RawDelivery) -> Result<Delivery, Fault> {
         allow_origin,
         connections_max,
         drain_deadline,
+        connections_per_address_max,
         hls_directory,
     } = raw;
     let listen = match listen {
@@ -144,7 +147,21 @@ pub(super) fn check(raw: RawDelivery) -> Result<Delivery, Fault> {
         "drain_deadline",
         Duration::ZERO..=DELIVERY_DRAIN_MAX,
     )?;
-    Ok(Delivery { listen, tls, allow_origin, connections_max, drain_deadline, hls_directory })
+    let connections_per_address_max = number(
+        connections_per_address_max.as_ref(),
+        DELIVERY_CONNECTIONS_PER_ADDRESS_DEFAULT,
+        "connections_per_address_max",
+        0..=1_000_000,
+    )?;
+    Ok(Delivery {
+        listen,
+        tls,
+        allow_origin,
+        connections_max,
+        connections_per_address_max,
+        drain_deadline,
+        hls_directory,
+    })
 }
 
 /// One origin, or `*` (Fetch, "Access-Control-Allow-Origin").

@@ -102,7 +102,16 @@ impl Config {
         let scheme = if self.delivery.tls.is_some() { "https" } else { "http" };
         let listen = self.delivery.listen.iter().map(|address| format!("{scheme}://{address}"));
         let listen = listen.collect::<Vec<_>>().join(", ");
-        format!("{listen}; parts in {}", self.hls_root().display())
+        let most = self.delivery.connections_max;
+        let of_one = match self.delivery.connections_per_address_max {
+            0 => "any number".to_owned(),
+            of_one => of_one.to_string(),
+        };
+        let parts = self.hls_root();
+        format!(
+            "{listen}; at most {most} connections, {of_one} from one address; parts in {}",
+            parts.display()
+        )
     }
 
     fn operators(&self) -> String {

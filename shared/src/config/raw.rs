@@ -99,6 +99,7 @@ pub(super) struct RawDelivery {
     pub allow_origin: Option<Spanned<String>>,
     pub connections_max: Option<Spanned<u64>>,
     pub drain_deadline: Option<Spanned<Time>>,
+    pub connections_per_address_max: Option<Spanned<u64>>,
     pub hls_directory: Option<Spanned<String>>,
 }
 

@@ -409,12 +409,16 @@ fn delivery_and_hls_are_checked() {
     let hls = config.plan("live", name).unwrap().hls.unwrap();
     assert_eq!(hls.directory, Path::new("/run/x/live/cam"));
     assert_eq!((hls.target_ms, hls.window_ms, hls.rungs.len()), (6000, 60_000, 1));
+    let of_one = |text: &str| parse(text).unwrap().delivery.connections_per_address_max;
+    assert_eq!(of_one("[delivery]\nconnections_per_address_max = 0"), 0);
+    assert_eq!(of_one(""), 256);
     let silent = parse("[apps.live]\naudio = \"copy\"").unwrap();
     assert_eq!(silent.apps["live"].hls, None);
     for (text, expected) in [
         ("[delivery]\ncertificate = \"/a.pem\"", "TLS needs both"),
         ("[delivery]\nallow_origin = \"example\"", "allow_origin is"),
         ("[delivery]\nhls_directory = \"x\"", "must be an absolute path"),
+        ("[delivery]\nconnections_per_address_max = 1000001", "0 to 1000000"),
         ("[apps.live.hls]\nrungs = [\"1p\"]", "no rung has this label"),
         ("[apps.live.hls]\ntarget_duration = \"3500ms\"", "in whole seconds"),
         ("[apps.live.hls]\ntarget_duration = \"2s\"", "3s to 10s"),

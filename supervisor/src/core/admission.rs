@@ -9,13 +9,14 @@ use super::worker::{Process, Slot, State};
 use super::{Core, Stage};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tasuki_shared::id::{Generation, SessionId};
 use tasuki_shared::limits::{
     ARRIVAL_DEADLINE, ARRIVALS_MAX, RECOVERY_ROOM_BYTES_MIN, RECOVERY_ROOM_DIVISOR,
 };
 use tasuki_shared::message::{Admission, RefuseReason, Role};
+use tasuki_shared::network::network;
 
 /// What becomes of a connection now.
 enum Decision {
@@ -309,17 +310,6 @@ impl Seats {
         most > 0
             && !network.is_loopback()
             && self.lobbies.get(&network).is_some_and(|count| *count >= most)
-    }
-}
-
-/// What one subscriber usually has: an IPv4 address or an IPv6 /64.
-fn network(peer: SocketAddr) -> IpAddr {
-    match peer.ip().to_canonical() {
-        IpAddr::V6(address) if !address.is_loopback() => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        address @ (IpAddr::V4(_) | IpAddr::V6(_)) => address,
     }
 }
 

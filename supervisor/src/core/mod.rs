@@ -20,6 +20,7 @@
 //! | [`recycle`] | replacing a worker under its sessions |
 //! | [`rotation`] | which recycles, in which order, and who is told |
 //! | [`delivery`] | what is told of live streams to who serves viewers |
+//! | [`audience`] | who these viewers are, over all processes |
 //! | [`dial`] | connections that pushes ask for |
 //! | [`memory`] | which worker has grown too much |
 //! | [`drain`] | leaving |
@@ -28,6 +29,7 @@
 //! | [`report`] | what the status socket says |
 
 pub mod admission;
+pub mod audience;
 pub mod deaths;
 pub mod delivery;
 pub mod dial;
@@ -52,6 +54,7 @@ pub mod tried;
 pub mod worker;
 
 use admission::Seats;
+use audience::Audiences;
 use dial::Dial;
 use event::{Announcement, Effect, Event, Fds};
 use lease::Session;
@@ -117,6 +120,7 @@ pub struct Core<R> {
     refusals: BTreeMap<&'static str, u64>,
     sessions_total: u64,
     totals: totals::Totals,
+    audiences: Audiences,
     /// Pictures that no owner encoded for want of a keyframe to go on from.
     frames_lost: u64,
     /// Frames about what is not leased to their sender, or of a wrong generation.
@@ -166,6 +170,7 @@ impl<R: Rules> Core<R> {
             refusals: BTreeMap::new(),
             sessions_total: 0,
             totals: totals::Totals::default(),
+            audiences: Audiences::default(),
             frames_lost: 0,
             ignored_frames: 0,
             jitter: Jitter::new(seed),
@@ -299,6 +304,7 @@ impl<R: Rules> Core<R> {
             FromWorker::Ended { session, reason } => self.ended(now, channel, session, reason),
             FromWorker::Heartbeat(heartbeat) => self.heartbeat(now, channel, *heartbeat),
             FromWorker::Progress { stalled } => self.progress(now, channel, stalled),
+            FromWorker::Audience(audience) => self.audience(channel, *audience),
             FromWorker::Purged => self.memory.purged(now, channel),
             FromWorker::Notice { session, notice } => self.notice(channel, session, &notice),
             FromWorker::Connected { ticket, outcome } => {

@@ -101,6 +101,7 @@ impl<R: Rules> Core<R> {
             frames_lost: self.frames_lost,
             ignored_frames: self.ignored_frames,
             totals: self.totals.status(),
+            audience: self.audiences.status(),
         }
     }
 
@@ -181,6 +182,7 @@ impl<R: Rules> Core<R> {
         .to_owned();
         status.app = app;
         status.name = name;
+        status.flv_viewers = self.audiences.flv_viewers(id);
         status.suspicion = session.blame.words();
         let stalled = session.generation().and_then(|generation| {
             let process = self.slots[self.slot_of(generation)?].process()?;

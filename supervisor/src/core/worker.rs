@@ -556,7 +556,8 @@ impl<R: Rules> Core<R> {
                 self.orphan(now, sessions.unwrap_or_default(), cause, work);
             }
             Role::Dialer => self.dialer_died(generation),
-            Role::Delivery | Role::Console => {}
+            Role::Delivery => self.audiences.ended(generation),
+            Role::Console => {}
         }
         self.staff(now);
         if let State::Backoff { until, .. } = self.slots[at].state

@@ -37,7 +37,7 @@ impl Shell {
         status.uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         status.pid = i32::try_from(std::process::id()).unwrap_or(0);
         status.listeners = self.listeners.iter().map(|(address, _)| address.to_string()).collect();
-        status.viewers = self.viewers.iter().map(ToString::to_string).collect();
+        status.viewers = self.viewers.clone();
         status.consoles = self.consoles.iter().map(ToString::to_string).collect();
         let start = self.unix_ms_of_start();
         for recycle in &mut status.recycles {

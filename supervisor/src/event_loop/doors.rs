@@ -11,14 +11,21 @@ type Door = (SocketAddr, TcpListener);
 /// See the module.
 pub(super) struct Doors {
     delivery: Vec<Door>,
+    /// How delivery is spoken to.
+    scheme: &'static str,
     console: Vec<Door>,
     agent_checks: Vec<Door>,
 }
 
 impl Doors {
     pub(super) fn open(settings: &Settings) -> anyhow::Result<Self> {
-        let mut doors =
-            Self { delivery: Vec::new(), console: Vec::new(), agent_checks: Vec::new() };
+        let tls = settings.delivery.as_ref().and_then(|delivery| delivery.plan.tls.as_ref());
+        let mut doors = Self {
+            delivery: Vec::new(),
+            scheme: if tls.is_some() { "https" } else { "http" },
+            console: Vec::new(),
+            agent_checks: Vec::new(),
+        };
         if let Some(delivery) = &settings.delivery {
             doors.delivery = listen::listen_all(&delivery.listen, delivery.missing_family)?;
         }
@@ -36,10 +43,11 @@ impl Doors {
 impl Shell {
     /// Says where they are, and keeps them for the processes that serve them.
     pub(super) fn keep(&mut self, doors: Doors) {
-        let Doors { delivery, console, agent_checks } = doors;
+        let Doors { delivery, scheme, console, agent_checks } = doors;
         for (address, _) in &delivery {
-            let watch = format!("http://{address}/live/APP/NAME/index.m3u8");
-            tracing::info!(%address, %watch, "delivery");
+            let base = format!("{scheme}://{address}");
+            tracing::info!(%address, watch = %format!("{base}/live/APP/NAME/index.m3u8"), "delivery");
+            self.viewers.push(base);
         }
         for (address, _) in &console {
             tracing::info!(%address, open = %format!("http://{address}/"), "console");
@@ -47,11 +55,34 @@ impl Shell {
         for (address, _) in &agent_checks {
             tracing::info!(%address, "agent check");
         }
-        let addresses = |doors: &[Door]| doors.iter().map(|(address, _)| *address).collect();
-        self.viewers = addresses(&delivery);
-        self.consoles = addresses(&console);
+        self.consoles = console.iter().map(|(address, _)| *address).collect();
         let fds = |doors: Vec<Door>| doors.into_iter().map(|(_, listener)| listener.into());
         self.vault.keep_listeners(Role::Delivery, fds(delivery));
         self.vault.keep_listeners(Role::Console, fds(console).chain(fds(agent_checks)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::settings::Delivery;
+    use tasuki_shared::message::DeliveryPlan;
+
+    /// Who has a certificate is spoken to with TLS.
+    #[test]
+    fn the_scheme_follows_from_the_certificate() {
+        for (tls, expected) in [(None, "http"), (Some(("/c".into(), "/k".into())), "https")] {
+            let plan = DeliveryPlan {
+                hls_root: "/nowhere".into(),
+                tls,
+                allow_origin: "*".into(),
+                connections_max: 1,
+                connections_per_address_max: 0,
+            };
+            let listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+            let delivery = Delivery { listen, missing_family: MissingFamily::Refuse, plan };
+            let settings = Settings { delivery: Some(delivery), ..Settings::default() };
+            assert_eq!(Doors::open(&settings).unwrap().scheme, expected);
+        }
     }
 }

@@ -77,8 +77,8 @@ fn demo(run: &RunDirectory) -> Result<()> {
     println!("server    rtmp://{}/live", server.address());
     println!("origin    {}", origin.url("…"));
     let status = server.status()?;
-    for address in &status.viewers {
-        println!("watch     http://{address}/live/live/{NAME}/index.m3u8");
+    for base in &status.viewers {
+        println!("watch     {base}/live/live/{NAME}/index.m3u8");
     }
     for address in &status.consoles {
         println!("console   http://{address}/");

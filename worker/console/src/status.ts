@@ -6,6 +6,7 @@ export interface Status {
   uptime_ms: number;
   state: string;
   listeners: string[];
+  /** The beginning of each URL for viewers. */
   viewers?: string[];
   config: string;
   streams_free: number;
@@ -18,6 +19,18 @@ export interface Status {
   sessions_total: number;
   frames_lost?: number;
   ignored_frames?: number;
+  audience?: AudienceStatus;
+}
+
+export interface AudienceStatus {
+  connections: number;
+  waits: number;
+  flv_viewers: number;
+  refused: Record<string, number>;
+  answers: Record<string, number>;
+  sent_bytes: number;
+  flv_jumps: number;
+  flv_stalled: number;
 }
 
 export interface WorkerStatus {
@@ -81,6 +94,7 @@ export interface SessionStatus {
   pushes: PushStatus[];
   records?: RecordStatus[];
   hls?: HlsStatus[];
+  flv_viewers?: number;
   suspicion?: string;
   stalled_ms?: number;
 }
@@ -219,14 +233,13 @@ export function slotOf(process: string): string {
 }
 
 /** Where a stream is watched; null while no one can. */
-export function playlistOf(status: Status, app: string, name: string, pageHost: string, isTls: boolean): string | null {
+export function playlistOf(status: Status, app: string, name: string, pageHost: string): string | null {
   const viewers = status.viewers?.[0];
   if (!viewers) return null;
-  const found = /^(.*):(\d+)$/.exec(viewers);
+  const found = /^(https?):\/\/(.*):(\d+)$/.exec(viewers);
   if (!found) return null;
-  const [, host = "", port = ""] = found;
+  const [, scheme = "", host = "", port = ""] = found;
   const isHere = /^(127\.|0\.0\.0\.0$|\[::1?\]$|localhost$)/.test(host);
-  const scheme = isTls ? "https" : "http";
   const path = `${encodeURIComponent(app)}/${encodeURIComponent(name)}`;
   return `${scheme}://${isHere ? pageHost : host}:${port}/live/${path}/index.m3u8`;
 }

@@ -30,12 +30,13 @@ test("a generation is read from a process's name and from nothing else", () => {
   assert.deepEqual(["w0/g3", "w12/45", "", "waits", "ended: why 3"].map(generationOf), [3, 45, null, null, null]);
 });
 
-test("a loopback listener is reached by the name that the page was reached by", () => {
-  const at = (viewers: string[]) => playlistOf({ viewers } as Status, "live", "cam-1", "node.example", false);
-  assert.equal(at(["127.0.0.1:8935"]), "http://node.example:8935/live/live/cam-1/index.m3u8");
-  assert.equal(at(["[::]:8935"]), "http://node.example:8935/live/live/cam-1/index.m3u8");
-  assert.equal(at(["0.0.0.0:80"]), "http://node.example:80/live/live/cam-1/index.m3u8");
-  assert.equal(at(["10.0.0.7:8935"]), "http://10.0.0.7:8935/live/live/cam-1/index.m3u8");
+test("a loopback listener is reached by the name that the page was reached by, as the server says", () => {
+  const at = (viewers: string[]) => playlistOf({ viewers } as Status, "live", "cam-1", "node.example");
+  assert.equal(at(["http://127.0.0.1:8935"]), "http://node.example:8935/live/live/cam-1/index.m3u8");
+  assert.equal(at(["http://[::]:8935"]), "http://node.example:8935/live/live/cam-1/index.m3u8");
+  assert.equal(at(["http://0.0.0.0:80"]), "http://node.example:80/live/live/cam-1/index.m3u8");
+  assert.equal(at(["http://10.0.0.7:8935"]), "http://10.0.0.7:8935/live/live/cam-1/index.m3u8");
+  assert.equal(at(["https://[::1]:443"]), "https://node.example:443/live/live/cam-1/index.m3u8");
   assert.equal(at([]), null);
 });
 

@@ -4,6 +4,7 @@
 //! What counts since the start of the server or of a stream ends in `_total`; streams are told apart
 //! by application and public name, workers by their slot, which outlives the process in it.
 
+mod delivery;
 mod page;
 
 use page::{Labels, Page, Samples, float};
@@ -22,6 +23,7 @@ pub fn render(status: &Status) -> Result<String, prometheus::Error> {
     node(&mut page, status);
     totals(&mut page, status);
     workers(&mut page, &status.workers);
+    delivery::render(&mut page, &status.audience);
     let live: Vec<&SessionStatus> =
         status.sessions.iter().filter(|it| it.state == "live" && !it.name.is_empty()).collect();
     streams(&mut page, &live);
@@ -289,6 +291,11 @@ fn streams(page: &mut Page, live: &[&SessionStatus]) {
         "1 while the log lacks the keyframe that a move or a death would need.",
         of(&|it| f64::from(u8::from(it.no_anchor))),
     );
+    page.gauge(
+        "tasuki_stream_flv_viewers",
+        "Who watches it as FLV, over HTTP and WebSockets.",
+        of(&|it| f64::from(it.flv_viewers)),
+    );
     let faults = live.iter().flat_map(|it| {
         it.faults.iter().map(|(kind, count)| {
             let mut labels = stream_labels(it);
@@ -435,6 +442,7 @@ mod tests {
         let mut cam = stream("cam \"1\"");
         cam.in_bytes = 7;
         cam.av_skew_ms = -250;
+        cam.flv_viewers = 2;
         cam.faults.insert("backwards".to_owned(), 3);
         let (rung, state) = ("720p".to_owned(), "encoding".to_owned());
         cam.rungs = vec![RungStatus { label: rung.clone(), state, ..RungStatus::default() }];
@@ -443,6 +451,10 @@ mod tests {
         cam.hls = vec![HlsStatus { rung, ..HlsStatus::default() }];
         status.sessions = vec![cam];
         status.refusals.insert("no_slot".to_owned(), 1);
+        let audience = &mut status.audience;
+        (audience.connections, audience.sent_bytes) = (3, 1 << 40);
+        audience.refused.insert("connections_max".to_owned(), 5);
+        audience.answers.insert("2xx".to_owned(), 6);
         let totals = &mut status.totals;
         totals.recycles.insert("memory_soft".to_owned(), 2);
         totals.recycles_failed.insert("memory_soft".to_owned(), 1);
@@ -467,6 +479,11 @@ mod tests {
             "tasuki_stream_received_bytes_total{app=\"live\",name=\"cam \\\"1\\\"\"} 7",
             "tasuki_stream_input_faults_total{app=\"live\",name=\"cam \\\"1\\\"\",kind=\"backwards\"} 3",
             "tasuki_rung_active{app=\"live\",name=\"cam \\\"1\\\"\",rung=\"720p\"} 1",
+            "tasuki_stream_flv_viewers{app=\"live\",name=\"cam \\\"1\\\"\"} 2",
+            "tasuki_delivery_connections 3",
+            "tasuki_delivery_sent_bytes_total 1099511627776",
+            "tasuki_delivery_refused_total{setting=\"connections_max\"} 5",
+            "tasuki_delivery_requests_total{code_class=\"2xx\"} 6",
             "tasuki_move_pause_seconds_bucket{le=\"0.0001\"} 1",
             "tasuki_move_pause_seconds_bucket{le=\"1\"} 2",
             "tasuki_move_pause_seconds_bucket{le=\"+Inf\"} 3",

@@ -2,6 +2,7 @@
 //!
 //! | file | is |
 //! |---|---|
+//! | [`admission`] | which connections are taken |
 //! | [`address`] | what a request asks for |
 //! | [`rendition`] | segments and parts, as their notes say |
 //! | [`playlist`] | their text |
@@ -10,42 +11,50 @@
 //! | [`answer`] | status, headers, bodies |
 //! | [`flv`] | live streams from their logs |
 //! | [`tls`] | certificates |
+//! | [`sent`] | what sockets have taken |
 //!
 //! Stateless: what it knows it reads from the streams' directories, and is told again by the
 //! supervisor of the streams whose logs it may read. It may die at any moment; its
 //! listeners are the supervisor's, so that who connects meanwhile waits for the next process.
 
 pub mod address;
+pub mod admission;
 pub mod answer;
 pub mod catalogue;
 pub mod flv;
 pub mod playlist;
 pub mod rendition;
 mod role;
+pub mod sent;
 pub mod serve;
 pub mod tls;
 
 pub use role::run;
 
+use admission::{Admission, Place, Refusal};
 use catalogue::Catalogue;
 use flv::streams::Streams;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use nix::sys::socket::{setsockopt, sockopt};
+use sent::{CountedStream, Sent};
 use serve::Server;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tasuki_shared::clock;
 use tasuki_shared::limits::{
     ACCEPT_PAUSE, DELIVERY_HEADER_BYTES_MAX, DELIVERY_HEADER_DEADLINE, DELIVERY_REQUESTS_AT_ONCE,
     DELIVERY_STALL_MAX,
 };
-use tasuki_shared::message::DeliveryPlan;
+use tasuki_shared::message::{Audience, DeliveryPlan, Served};
 use tls::{Tls, TlsError};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
@@ -68,14 +77,10 @@ pub enum DeliveryError {
 struct Shared {
     server: Server,
     tls: Option<RefCell<Tls>>,
-    connections_max: u32,
-    connections: Cell<u32>,
-    /// Closed because there were too many.
-    refused: Cell<u64>,
+    admission: Rc<Admission>,
+    sent: Sent,
     /// The process leaves: no connection takes another request.
     leaving: watch::Sender<bool>,
-    /// The last connection was closed.
-    idle: Notify,
 }
 
 /// Counted while it is open.
@@ -84,12 +89,13 @@ pub struct Connection {
     broken: Notify,
     /// Something was asked.
     asked: Notify,
+    _place: Place,
 }
 
 impl Connection {
-    fn open(shared: &Rc<Shared>) -> Rc<Self> {
-        shared.connections.set(shared.connections.get() + 1);
-        Rc::new(Self { shared: Rc::clone(shared), broken: Notify::new(), asked: Notify::new() })
+    fn open(shared: &Rc<Shared>, place: Place) -> Rc<Self> {
+        let (shared, broken, asked) = (Rc::clone(shared), Notify::new(), Notify::new());
+        Rc::new(Self { shared, broken, asked, _place: place })
     }
 
     /// The process is to leave, and this connection was not accepted for nothing.
@@ -102,15 +108,6 @@ impl Connection {
     /// Closes it, whatever waits to be sent.
     pub fn break_off(&self) {
         self.broken.notify_one();
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.shared.connections.set(self.shared.connections.get() - 1);
-        if self.shared.connections.get() == 0 {
-            self.shared.idle.notify_one();
-        }
     }
 }
 
@@ -134,11 +131,9 @@ pub fn start(
             plan.connections_max,
         ),
         tls: tls.map(RefCell::new),
-        connections_max: plan.connections_max,
-        connections: Cell::new(0),
-        refused: Cell::new(0),
+        admission: Admission::new(plan.connections_max, plan.connections_per_address_max),
+        sent: Sent::default(),
         leaving: watch::Sender::new(false),
-        idle: Notify::new(),
     });
     let mut tasks = Vec::new();
     for listener in listeners {
@@ -170,18 +165,39 @@ impl Drop for Running {
 impl Serving {
     #[must_use]
     pub fn connections(&self) -> u32 {
-        self.shared.connections.get()
+        self.shared.admission.open()
     }
 
-    /// Takes nothing new, answers what was asked, and lets viewers of FLV go on for `most`.
-    pub async fn leave(mut self, most: Duration) {
+    /// Whom it serves now, and what it has counted.
+    #[must_use]
+    pub fn audience(&self) -> Audience {
+        let Shared { server, tls: _, admission, sent, leaving: _ } = &*self.shared;
+        let streams = server.streams();
+        Audience {
+            connections: admission.open(),
+            waits: server.waits(),
+            flv_viewers: streams.viewers(),
+            flv_by_session: streams.by_session(),
+            served: Served {
+                refused_full: admission.refused(Refusal::Full),
+                refused_crowded: admission.refused(Refusal::Crowded),
+                answers: server.answers(),
+                sent_bytes: sent.load(Ordering::Relaxed),
+                flv_jumps: streams.jumps.get(),
+                flv_stalled: streams.stalled.get(),
+            },
+        }
+    }
+
+    /// Takes nothing new.
+    pub fn stop(&mut self) {
         self.accepting.clear();
         self.shared.leaving.send_replace(true);
-        let emptied = async {
-            while self.connections() > 0 {
-                self.shared.idle.notified().await;
-            }
-        };
+    }
+
+    /// Until what was asked is answered and the last viewer of FLV is gone, at most for so long.
+    pub async fn emptied(&self, most: Duration) {
+        let emptied = self.shared.admission.emptied();
         if tokio::time::timeout(most.max(LEAVING_MIN), emptied).await.is_err() {
             let connections = self.connections();
             tracing::info!(connections, "viewers that are still there have to connect again");
@@ -224,7 +240,7 @@ fn readiness(shared: &Shared) -> io::Result<AsyncFd<OwnedFd>> {
 async fn accept(shared: Rc<Shared>, listener: TcpListener) {
     loop {
         match listener.accept().await {
-            Ok((socket, _peer)) => admit(&shared, socket),
+            Ok((socket, peer)) => admit(&shared, socket, peer),
             Err(error) => {
                 tracing::warn!(%error, "a viewer's connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -233,20 +249,12 @@ async fn accept(shared: Rc<Shared>, listener: TcpListener) {
     }
 }
 
-fn admit(shared: &Rc<Shared>, socket: TcpStream) {
-    if shared.connections.get() >= shared.connections_max {
-        let refused = shared.refused.get() + 1;
-        shared.refused.set(refused);
-        if refused.is_power_of_two() {
-            tracing::warn!(
-                total = refused,
-                most = shared.connections_max,
-                "too many viewers: connections are closed; see delivery.connections_max"
-            );
-        }
-        return;
-    }
-    let connection = Connection::open(shared);
+fn admit(shared: &Rc<Shared>, socket: TcpStream, peer: SocketAddr) {
+    let place = match shared.admission.admit(peer) {
+        Ok(place) => place,
+        Err(refusal) => return shared.admission.tell(refusal, peer, clock::now()),
+    };
+    let connection = Connection::open(shared, place);
     // A viewer that takes nothing holds its connection no longer than this.
     let stall_ms = u32::try_from(DELIVERY_STALL_MAX.as_millis()).unwrap_or(u32::MAX);
     let _as_good_without = setsockopt(&socket, sockopt::TcpUserTimeout, &stall_ms);
@@ -259,6 +267,7 @@ fn admit(shared: &Rc<Shared>, socket: TcpStream) {
         if !matches!(first_byte.await, Ok(Ok(()))) {
             return;
         }
+        let socket = CountedStream::new(socket, Sent::clone(&connection.shared.sent));
         match acceptor {
             None => converse(connection, socket).await,
             Some(acceptor) => {

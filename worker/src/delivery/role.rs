@@ -10,8 +10,10 @@ use std::rc::Rc;
 use std::time::Duration;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::inherit::Inherited;
+use tasuki_shared::limits::HEARTBEAT_INTERVAL;
 use tasuki_shared::message::{DeliveryPlan, FromWorker};
 use tokio::task::LocalSet;
+use tokio::time::MissedTickBehavior;
 
 /// Serves until the supervisor drains this process or goes away.
 #[must_use]
@@ -33,36 +35,53 @@ pub fn run(inherited: Inherited) -> Exit {
 
 async fn serve(inherited: Inherited) -> Result<Exit, LineError> {
     let mut service = Service::open(inherited)?;
+    let mut reports = tokio::time::interval(HEARTBEAT_INTERVAL);
+    reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let streams = Rc::new(Streams::default());
     let mut serving: Option<(Serving, Duration)> = None;
     loop {
-        match service.order().await? {
-            Order::Task(Task::Serve(plan), fds) => match begin(&plan, fds, &streams) {
-                Ok(begun) => {
-                    serving = Some((begun, Duration::from_millis(plan.drain_ms.into())));
-                    service.send(FromWorker::Ready)?;
-                }
-                Err(exit) => return Ok(exit),
+        tokio::select! {
+            order = service.order() => match order? {
+                Order::Task(Task::Serve(plan), fds) => match begin(&plan, fds, &streams) {
+                    Ok(begun) => {
+                        serving = Some((begun, Duration::from_millis(plan.drain_ms.into())));
+                        service.send(FromWorker::Ready)?;
+                    }
+                    Err(exit) => return Ok(exit),
+                },
+                Order::Task(task, fds) => follow(&streams, task, &fds),
+                Order::Drain => break,
             },
-            Order::Task(task, fds) => follow(&streams, task, &fds),
-            Order::Drain => break,
+            _ = reports.tick() => {
+                if let Some((serving, _)) = &serving {
+                    tell(&mut service, serving)?;
+                }
+            }
         }
     }
-    if let Some((serving, most)) = serving {
-        let farewell = serving.leave(most);
-        tokio::pin!(farewell);
+    if let Some((mut serving, most)) = serving {
+        serving.stop();
+        let emptied = serving.emptied(most);
+        tokio::pin!(emptied);
         loop {
             tokio::select! {
-                () = &mut farewell => break,
+                () = &mut emptied => break,
                 order = service.order() => match order? {
                     Order::Task(task, fds) => follow(&streams, task, &fds),
                     Order::Drain => {}
                 },
+                _ = reports.tick() => tell(&mut service, &serving)?,
             }
         }
+        tell(&mut service, &serving)?;
     }
     service.flushed().await?;
     Ok(Exit::Done)
+}
+
+/// Whom it serves, for the status.
+fn tell(service: &mut Service, serving: &Serving) -> Result<(), LineError> {
+    service.send(FromWorker::Audience(Box::new(serving.audience())))
 }
 
 /// Streams come and go, while it serves and while it leaves.

@@ -36,7 +36,9 @@ pub struct Server {
     allow_origin: HeaderValue,
     /// Rendered once for all who ask, with the version that they are of.
     texts: RefCell<HashMap<TextKey, (u64, Rc<Text>)>>,
-    waiting: Cell<usize>,
+    waiting: Cell<u32>,
+    /// By the class of the status: 1xx and so on.
+    answers: [Cell<u64>; 5],
     streams: Rc<Streams>,
     flv_viewers_max: u32,
 }
@@ -71,7 +73,7 @@ const TOO_MANY_VIEWERS: Refusal = (StatusCode::SERVICE_UNAVAILABLE, "too many vi
 const TOO_LATE: Refusal = (StatusCode::SERVICE_UNAVAILABLE, "it did not come in time");
 
 /// Counted while it waits.
-struct Waiting<'a>(&'a Cell<usize>);
+struct Waiting<'a>(&'a Cell<u32>);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -93,12 +95,37 @@ impl Server {
             allow_origin: HeaderValue::from_str(allow_origin).unwrap_or(any),
             texts: RefCell::default(),
             waiting: Cell::new(0),
+            answers: Default::default(),
             streams,
             flv_viewers_max,
         }
     }
 
-    /// Answers one request; its body is not looked at.
+    #[must_use]
+    pub fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    /// Requests that wait now.
+    #[must_use]
+    pub fn waits(&self) -> u32 {
+        self.waiting.get()
+    }
+
+    /// Requests answered so far.
+    #[must_use]
+    pub fn answers(&self) -> [u64; 5] {
+        self.answers.each_ref().map(Cell::get)
+    }
+
+    fn count(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100);
+        if let Some(answers) = class.checked_sub(1).and_then(|at| self.answers.get(at)) {
+            answers.set(answers.get() + 1);
+        }
+    }
+
+    /// Answers one request; its body is not looked at. A viewer that leaves before is not counted.
     pub async fn answer<B>(&self, mut request: Request<B>, connection: &Rc<Connection>) -> Answer {
         let mut answer = match *request.method() {
             Method::OPTIONS => answer::preflight(),
@@ -125,6 +152,7 @@ impl Server {
             }
         };
         answer::allow(&mut answer, &self.allow_origin);
+        self.count(answer.status());
         answer
     }
 

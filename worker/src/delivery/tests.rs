@@ -1,12 +1,13 @@
 //! The server as its clients see it: a directory that a test fills as a packager would, and real
 //! sockets.
 
+mod audience;
 mod client;
 mod flv;
 mod protocols;
 
 use super::flv::streams::Streams;
-use super::start;
+use super::{Serving, start};
 use crate::output::cursor::Place;
 use crate::output::hls::place::{
     ENDED_FILE, Ends, FileName, Independent, InitHash, InitNote, PartNote, PartNumber,
@@ -129,6 +130,7 @@ fn plan(root: &Path) -> DeliveryPlan {
         allow_origin: "*".to_owned(),
         connections_max: 64,
         drain_ms: 60_000,
+        connections_per_address_max: 0,
     }
 }
 
@@ -143,12 +145,21 @@ fn served_with<F: Future<Output = ()>>(
     streams: Rc<Streams>,
     test: impl FnOnce(SocketAddr) -> F,
 ) {
+    observed(plan, streams, |address, _serving| test(address));
+}
+
+/// The same for who looks at the server itself as well.
+fn observed<F: Future<Output = ()>>(
+    plan: &DeliveryPlan,
+    streams: Rc<Streams>,
+    test: impl FnOnce(SocketAddr, Rc<Serving>) -> F,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = start(plan, vec![listener], streams).unwrap();
-        test(address).await;
+        let serving = Rc::new(start(plan, vec![listener], streams).unwrap());
+        test(address, Rc::clone(&serving)).await;
         drop(serving);
     });
 }

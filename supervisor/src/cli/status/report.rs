@@ -6,8 +6,8 @@ mod deaths;
 use super::super::human;
 use super::super::table::{Align, Cell, Colour, Column, Paint, Screen, Table, bold};
 use tasuki_shared::status::{
-    HlsStatus, PushStatus, RecordStatus, RecycleStatus, RungStatus, SessionStatus, Status,
-    WorkerStatus,
+    AudienceStatus, HlsStatus, PushStatus, RecordStatus, RecycleStatus, RungStatus, SessionStatus,
+    Status, WorkerStatus,
 };
 
 const INDENT: &str = "    ";
@@ -56,6 +56,7 @@ fn headline(status: &Status, paint: Paint) -> Vec<String> {
         let path = "/live/APP/NAME/index.m3u8";
         let viewers = format!("viewers on {}, at {path}", status.viewers.join(", "));
         lines.push(human::printable(&viewers));
+        lines.extend(audience(&status.audience));
     }
     if !status.consoles.is_empty() {
         let pages = status.consoles.iter().map(|address| format!("http://{address}/"));
@@ -70,6 +71,35 @@ fn headline(status: &Status, paint: Paint) -> Vec<String> {
         let counts = status.refusals.iter().map(|(reason, count)| format!("{reason} {count}×"));
         let counts = counts.collect::<Vec<_>>().join("; ");
         lines.push(human::printable(&format!("refused: {counts}")));
+    }
+    lines
+}
+
+/// Who watches; and in a line of its own, who was not served.
+fn audience(audience: &AudienceStatus) -> Vec<String> {
+    let AudienceStatus {
+        connections,
+        waits,
+        flv_viewers,
+        refused,
+        answers,
+        sent_bytes,
+        flv_jumps,
+        flv_stalled,
+    } = audience;
+    let answered: u64 = answers.values().sum();
+    let sent = human::bytes(*sent_bytes);
+    let mut lines = vec![format!(
+        "watching: {connections} connections, {flv_viewers} viewers of FLV, {waits} requests wait; \
+         {answered} answered, {sent} sent since start"
+    )];
+    let refused = refused.iter().map(|(setting, count)| (format!("refused by {setting}"), *count));
+    let slow = [("overtaken", *flv_jumps), ("closed for taking nothing", *flv_stalled)];
+    let slow = slow.map(|(what, count)| (format!("FLV {what}"), count));
+    let all = refused.chain(slow).filter(|(_, count)| *count > 0);
+    let all: Vec<_> = all.map(|(what, count)| format!("{what} {count}×")).collect();
+    if !all.is_empty() {
+        lines.push(human::printable(&format!("viewers: {}", all.join("; "))));
     }
     lines
 }
@@ -140,6 +170,7 @@ fn draw_sessions(sessions: &[SessionStatus], screen: Screen, lines: &mut Vec<Str
         right("FRAMES OUT", 5),
         right("DROPPED", 1),
         right("LAG", 1),
+        right("FLV", 3),
         right("UPTIME", 2),
     ]);
     // Rungs, pushes and recordings align over all sessions, so the eye can run down a column.
@@ -238,7 +269,7 @@ fn draw_recycles(recycles: &[RecycleStatus], screen: Screen, lines: &mut Vec<Str
     tell_hidden(&hidden, lines);
 }
 
-fn session_row(session: &SessionStatus) -> [Cell; 15] {
+fn session_row(session: &SessionStatus) -> [Cell; 16] {
     let codec = [session.video_codec.as_str(), session.audio_codec.as_str()];
     let codec: Vec<_> = codec.into_iter().filter(|codec| !codec.is_empty()).collect();
     let picture = match (session.width, session.height) {
@@ -260,6 +291,7 @@ fn session_row(session: &SessionStatus) -> [Cell; 15] {
         Cell::plain(session.frames_out.to_string()),
         counted(session.frames_dropped, Colour::Bad),
         Cell::new(human::lag(session.lag_ms), lag_colour(session.lag_ms)),
+        Cell::plain(session.flv_viewers.to_string()),
         Cell::plain(human::age(session.uptime_ms)),
     ]
 }

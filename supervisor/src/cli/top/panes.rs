@@ -7,7 +7,9 @@ use super::bar::{Bar, Spark, level};
 use super::grid::{Cell, Column, Drawing, Room, Row};
 use super::model::{Model, is_under_way};
 use super::view::{Content, colour, session_order, worker_order};
-use tasuki_shared::status::{MemoryStatus, MoveStatus, RecycleStatus, SessionStatus, WorkerStatus};
+use tasuki_shared::status::{
+    AudienceStatus, MemoryStatus, MoveStatus, RecycleStatus, SessionStatus, WorkerStatus,
+};
 
 const WORKERS: [Column; 13] = [
     left("SLOT", 0, 8),
@@ -174,7 +176,7 @@ fn duration(us: u64) -> String {
     }
 }
 
-const SESSIONS: [Column; 12] = [
+const SESSIONS: [Column; 13] = [
     left("NAME", 0, 32),
     left("SESSION", 7, 16),
     left("WORKER", 1, 12),
@@ -186,16 +188,19 @@ const SESSIONS: [Column; 12] = [
     right("OUT", 0, 8),
     right("LAG", 0, 8),
     right("DROPPED", 0, 9),
+    right("FLV", 6, 6),
     right("UPTIME", 5, 7),
 ];
 
 pub(super) fn sessions(model: &Model) -> Content {
     let sessions = model.sessions();
-    Content {
-        title: format!("SESSIONS {} by {}", sessions.len(), session_order(model.session_order)),
-        columns: &SESSIONS,
-        rows: sessions.into_iter().map(session_row).collect(),
+    let order = session_order(model.session_order);
+    let mut title = format!("SESSIONS {} by {order}", sessions.len());
+    if let Some(status) = model.status.as_ref().filter(|status| !status.viewers.is_empty()) {
+        let AudienceStatus { connections, flv_viewers, .. } = &status.audience;
+        title.push_str(&format!(", {connections} connections of viewers, {flv_viewers} watch FLV"));
     }
+    Content { title, columns: &SESSIONS, rows: sessions.into_iter().map(session_row).collect() }
 }
 
 fn session_row(session: &SessionStatus) -> Row {
@@ -219,6 +224,7 @@ fn session_row(session: &SessionStatus) -> Row {
         Cell::plain(human::bitrate(session.out_bitrate_bps)),
         Cell::new(human::lag(session.lag_ms), lag_colour(session.lag_ms)),
         Cell::new(session.frames_dropped.to_string(), dropped),
+        Cell::plain(session.flv_viewers.to_string()),
         Cell::plain(human::age(session.uptime_ms)),
     ])
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::settings::{Delivery, MissingFamily};
-use tasuki_shared::message::DeliveryPlan;
+use tasuki_shared::message::{Audience, DeliveryPlan, Served};
 
 pub fn with_viewers() -> Settings {
     let plan = DeliveryPlan {
@@ -11,6 +11,7 @@ pub fn with_viewers() -> Settings {
         allow_origin: "*".into(),
         connections_max: 1,
         drain_ms: 60_000,
+        connections_per_address_max: 0,
     };
     let delivery = Delivery { listen: vec![], missing_family: MissingFamily::Skip, plan };
     Settings { delivery: Some(delivery), ..settings() }
@@ -87,4 +88,39 @@ fn want_of_fds_costs_viewers_and_not_the_stream() {
     let effects = bench.on(Event::ResourceFailed { session, fds, what });
     let to = delivery(&bench);
     assert_eq!(told(&effects, to), [format!("gone {}", session.counter)]);
+}
+
+/// Viewers are told of with their stream while their process is there, and what it has counted stays
+/// after its death; nobody else's word counts.
+#[test]
+fn what_a_dead_delivery_process_counted_is_not_lost() {
+    let mut bench = Bench::ready(with_viewers());
+    let first = delivery(&bench);
+    let (session, worker) = bench.live("a");
+    let audience = |sent_bytes| {
+        FromWorker::Audience(Box::new(Audience {
+            connections: 3,
+            flv_viewers: 2,
+            flv_by_session: vec![(session, 2)],
+            served: Served { sent_bytes, ..Served::default() },
+            ..Audience::default()
+        }))
+    };
+    let told = |bench: &Bench| {
+        let status = bench.core.status(bench.now);
+        (status.audience.connections, status.sessions[0].flv_viewers, status.audience.sent_bytes)
+    };
+    bench.says(first, audience(100));
+    assert_eq!(told(&bench), (3, 2, 100));
+    let ignored = bench.core.status(bench.now).ignored_frames;
+    bench.says(worker, audience(7));
+    assert_eq!(told(&bench), (3, 2, 100));
+    assert_eq!(bench.core.status(bench.now).ignored_frames, ignored + 1);
+    bench.on(died(first, Death::Signalled(9)));
+    assert_eq!(told(&bench), (0, 0, 100));
+    bench.after(Duration::from_secs(1));
+    let second = delivery(&bench);
+    bench.on(Event::Spawned { generation: second, pid: 1001 });
+    bench.says(second, audience(10));
+    assert_eq!(told(&bench), (3, 2, 110));
 }

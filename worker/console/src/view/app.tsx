@@ -1,9 +1,9 @@
 // The page: how the node is, its workers, its streams, what was.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { bitrate, bytes, clock, count, duration, percent, words } from "../format";
+import { bitrate, bytes, clock, count, duration, percent, plural, words } from "../format";
 import type { Link, Live } from "../live";
-import type { Status } from "../status";
+import type { AudienceStatus, Status } from "../status";
 import { AskDialog, type Ask } from "./ask";
 import { EvidenceDialog, type Sight } from "./evidence";
 import { Lanes } from "./lanes";
@@ -99,6 +99,7 @@ function Figures({ status, nowMs }: { status: Status; nowMs: number }) {
       <div class={status.cpu_percent > 90 ? "warn" : ""}><dt>processor</dt><dd>{percent(status.cpu_percent)}</dd></div>
       <div><dt>footprint of workers</dt><dd>{bytes(footprint)}</dd></div>
       <div><dt>pushed</dt><dd>{bitrate(out)}</dd></div>
+      {status.audience && (status.viewers ?? []).length > 0 && <Audience audience={status.audience} />}
       <div><dt>sessions since start</dt><dd>{count(status.sessions_total)}</dd></div>
       <div><dt>recycles, last hour</dt><dd>{count(recycles)}</dd></div>
       <div class={deaths > 0 ? "bad" : ""}><dt>deaths, last hour</dt><dd>{count(deaths)}</dd></div>
@@ -109,6 +110,26 @@ function Figures({ status, nowMs }: { status: Status; nowMs: number }) {
       </div>
       {(status.ignored_frames ?? 0) > 0 && <div class="warn"><dt>frames ignored</dt><dd>{count(status.ignored_frames ?? 0)}</dd></div>}
     </dl>
+  );
+}
+
+function Audience({ audience }: { audience: AudienceStatus }) {
+  const sum = (counts: Record<string, number>) => Object.values(counts).reduce((sum, times) => sum + times, 0);
+  const refused = Object.entries(audience.refused).filter(([, times]) => times > 0);
+  const lines = [
+    `${plural(audience.waits, "request waits", "requests wait")}`,
+    `since start: ${plural(sum(audience.answers), "answer")}, ${bytes(audience.sent_bytes)} sent`,
+    audience.flv_jumps > 0 && `FLV: overtaken ${count(audience.flv_jumps)}×`,
+    audience.flv_stalled > 0 && `FLV: closed for taking nothing ${count(audience.flv_stalled)}×`,
+    ...refused.map(([setting, times]) => `refused by ${setting} ${count(times)}×`),
+  ];
+  return (
+    <div class={refused.length > 0 ? "warn" : ""} title={lines.filter(Boolean).join("\n")}>
+      <dt>viewers' connections</dt>
+      <dd>
+        {count(audience.connections)} <span class="faint">{count(audience.flv_viewers)} watch FLV{refused.length > 0 && `, ${count(sum(audience.refused))} refused`}</span>
+      </dd>
+    </div>
   );
 }
 

@@ -54,7 +54,7 @@ function Before({ sessions }: { sessions: SessionStatus[] }) {
 
 function Stream({ session, status, rates, ask }: { session: SessionStatus } & Props) {
   const [isOpen, setOpen] = useState(false);
-  const playlist = playlistOf(status, session.app, session.name, location.hostname, location.protocol === "https:");
+  const playlist = playlistOf(status, session.app, session.name, location.hostname);
   const hasHls = (session.hls ?? []).some((hls) => hls.state === "packaging");
   return (
     <article class="stream panel" aria-label={`Stream ${session.name}`}>
@@ -79,6 +79,7 @@ function Stream({ session, status, rates, ask }: { session: SessionStatus } & Pr
           <div><dt>in</dt><dd>{bitrate(session.in_bitrate_bps)}</dd></div>
           <div><dt>out</dt><dd>{bitrate(session.out_bitrate_bps)}</dd></div>
           <div class={session.lag_ms >= 1000 ? "warn" : ""}><dt>lag</dt><dd>{duration(session.lag_ms)}</dd></div>
+          <div title="Who watches it as FLV now"><dt>flv</dt><dd>{plural(session.flv_viewers ?? 0, "viewer")}</dd></div>
           {session.frames_dropped > 0 && <div class="warn"><dt>dropped</dt><dd>{count(session.frames_dropped)}</dd></div>}
           {(session.frames_lost ?? 0) > 0 && <div class="bad"><dt>lost</dt><dd>{count(session.frames_lost ?? 0)}</dd></div>}
         </dl>

@@ -51,6 +51,7 @@ pub async fn serve(mut viewer: Viewer, mut outlet: impl Outlet) {
                 Ok(Took::Leave) => break,
                 Err(_) => {
                     outlet.break_off();
+                    viewer.watching().count_stall();
                     let (app, name) = viewer.watching().stream().key();
                     tracing::info!(%app, %name, "an FLV viewer that takes nothing is closed");
                     break;

@@ -13,7 +13,9 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 use tasuki_shared::id::{PublicName, RungId, SessionId};
-use tasuki_shared::limits::{DELIVERY_STREAMS_MAX, FLV_LOOK_INTERVAL, FLV_STALL_MAX};
+use tasuki_shared::limits::{
+    AUDIENCE_STREAMS_MAX, DELIVERY_STREAMS_MAX, FLV_LOOK_INTERVAL, FLV_STALL_MAX,
+};
 use tasuki_shared::memory::MemoryError;
 use tasuki_shared::memory::log::{LogReader, RungState};
 use tasuki_shared::memory::map::Access;
@@ -63,6 +65,10 @@ pub struct Streams {
     live: RefCell<HashMap<SessionId, Rc<LiveStream>>>,
     names: RefCell<HashMap<StreamKey, SessionId>>,
     viewers: Cell<u32>,
+    /// Times that a log overtook a viewer.
+    pub jumps: Cell<u64>,
+    /// Viewers closed for taking nothing.
+    pub stalled: Cell<u64>,
     /// The first viewer has come.
     watched: Notify,
     /// How long a viewer may take nothing.
@@ -88,6 +94,8 @@ impl Streams {
             live: RefCell::default(),
             names: RefCell::default(),
             viewers: Cell::new(0),
+            jumps: Cell::new(0),
+            stalled: Cell::new(0),
             watched: Notify::new(),
             stall_max,
         }
@@ -141,6 +149,19 @@ impl Streams {
         self.viewers.get()
     }
 
+    /// Viewers of the live streams that have any; of very many streams those with the most.
+    #[must_use]
+    pub fn by_session(&self) -> Vec<(SessionId, u32)> {
+        let live = self.live.borrow();
+        let all = live.values().map(|stream| (stream.session, stream.viewers()));
+        let mut watched: Vec<_> = all.filter(|(_, viewers)| *viewers > 0).collect();
+        if watched.len() > AUDIENCE_STREAMS_MAX {
+            watched.sort_unstable_by_key(|(_, viewers)| std::cmp::Reverse(*viewers));
+            watched.truncate(AUDIENCE_STREAMS_MAX);
+        }
+        watched
+    }
+
     /// Counts one more viewer.
     #[must_use]
     pub fn watch(self: &Rc<Self>, stream: Rc<LiveStream>) -> Watching {
@@ -179,6 +200,16 @@ impl Watching {
     #[must_use]
     pub fn stall_max(&self) -> Duration {
         self.streams.stall_max
+    }
+
+    /// Its viewer was overtaken by a log.
+    pub fn count_jump(&self) {
+        self.streams.jumps.set(self.streams.jumps.get() + 1);
+    }
+
+    /// Its viewer is closed for taking nothing.
+    pub fn count_stall(&self) {
+        self.streams.stalled.set(self.streams.stalled.get() + 1);
     }
 }
 

@@ -38,6 +38,8 @@ struct Reading {
     cursor: Cursor,
     /// `None` before anything was given.
     begun: Option<Begun>,
+    /// What the cursor had skipped when it gave the last packet; `None` before the first.
+    skipped: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -80,7 +82,12 @@ impl Viewer {
         let logs = stream.logs();
         while out.len() < FLV_CHUNK_BYTES {
             match (reading.cursor.next(&logs, end), end) {
-                (Some(next), _) => reading.put(next, &logs, out),
+                (Some(next), _) => {
+                    if reading.follows_a_gap(&next) {
+                        self.watching.count_jump();
+                    }
+                    reading.put(next, &logs, out);
+                }
                 (None, StreamEnd::Going) => return Filled::Waits,
                 (None, StreamEnd::Over) => return Filled::Over,
             }
@@ -93,7 +100,19 @@ impl Reading {
     fn begin(feed: Feed, stream: &LiveStream) -> Self {
         let mut cursor = Cursor::new(feed);
         cursor.go_to_keyframe(&stream.logs());
-        Self { cursor, begun: None }
+        Self { cursor, begun: None, skipped: None }
+    }
+
+    /// Is it the first packet behind some that were skipped? What was before the first of all is
+    /// missed by nobody.
+    fn follows_a_gap(&mut self, next: &Next) -> bool {
+        match next {
+            Next::Header { .. } => false,
+            Next::Packet { .. } => {
+                let before = self.skipped.replace(self.cursor.skipped);
+                before.is_some_and(|before| self.cursor.skipped > before)
+            }
+        }
     }
 
     fn put(&mut self, next: Next, logs: &Logs<LogReader>, out: &mut Vec<u8>) {

@@ -9,6 +9,8 @@ pub struct Response {
     pub status: u16,
     head: String,
     pub body: Vec<u8>,
+    /// Bytes, head and body.
+    pub received: u64,
 }
 
 impl Response {
@@ -43,10 +45,11 @@ async fn ask(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> io::R
     stream.write_all(request.as_bytes()).await?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await?;
+    let received = u64::try_from(bytes.len()).unwrap_or(0);
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
     let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     let status = status.ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Response { status, head, body: bytes.split_off(end + 4) })
+    Ok(Response { status, head, body: bytes.split_off(end + 4), received })
 }

@@ -249,6 +249,7 @@ fn a_viewer_gets_everything_from_the_newest_keyframe_to_the_end() {
             watch_socket(address, SOURCE),
             async {
                 begun(streams, 3).await;
+                assert_eq!(streams.by_session(), [(broadcast.session, 3)]);
                 for _ in 0..15 {
                     broadcast.send(1, 1000);
                     tokio::time::sleep(Duration::from_millis(2)).await;
@@ -270,6 +271,8 @@ fn a_viewer_gets_everything_from_the_newest_keyframe_to_the_end() {
         while streams.viewers() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        assert!(streams.by_session().is_empty());
+        assert_eq!((streams.jumps.get(), streams.stalled.get()), (0, 0));
     });
 }
 
@@ -359,7 +362,8 @@ fn a_new_request_gets_the_new_session() {
     });
 }
 
-/// One that reads nothing is closed within the bound; the writer and the others do not notice.
+/// One that reads nothing is closed within the bound and counted; the writer and the others do not
+/// notice.
 #[test]
 fn a_viewer_that_takes_nothing_is_closed() {
     flv_served("flv-stall", Duration::from_millis(300), |address, streams| async move {
@@ -379,6 +383,7 @@ fn a_viewer_that_takes_nothing_is_closed() {
                 broadcast.send(10, 10_000);
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
+            assert_eq!(streams.stalled.get(), 2);
             streams.gone(broadcast.session);
         });
         let seen = pictures(&tags);
@@ -444,7 +449,24 @@ fn a_viewer_that_is_lapped_skips_to_a_keyframe() {
         assert!(viewer.skipped() > 200, "{}", viewer.skipped());
         bodies.push(body);
     }
-    assert_eq!(bodies.len(), 2);
+    assert_eq!((bodies.len(), streams.jumps.get()), (2, 2));
+}
+
+/// What was before a viewer's first keyframe is no jump.
+#[test]
+fn who_waits_for_a_keyframe_was_not_overtaken() {
+    let streams = Rc::new(Streams::default());
+    let mut broadcast = Broadcast::begin(1, 1 << 20);
+    broadcast.go_live(&streams);
+    broadcast.picture = 5;
+    broadcast.send(2, 1000);
+    let (mut viewer, mut body) = (viewer_of(&streams, 1), Vec::new());
+    assert_eq!(viewer.fill(&mut body), Filled::Waits);
+    broadcast.send(6, 1000);
+    assert_eq!(viewer.fill(&mut body), Filled::Waits);
+    assert_eq!(pictures(&parse(&body)), [10, 11, 12]);
+    assert!(viewer.skipped() > 0);
+    assert_eq!(streams.jumps.get(), 0);
 }
 
 /// Beside a writer that laps it all the time, a viewer gets no torn picture and none twice.

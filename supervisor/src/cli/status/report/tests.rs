@@ -1,8 +1,8 @@
 use super::*;
 use std::collections::BTreeMap;
 use tasuki_shared::status::MoveStatus;
+use tasuki_shared::status::{AudienceStatus, HlsStatus, MemoryStatus, Totals};
 use tasuki_shared::status::{DeathSession, DeathStatus};
-use tasuki_shared::status::{HlsStatus, MemoryStatus, Totals};
 
 fn status() -> Status {
     let worker = WorkerStatus {
@@ -74,6 +74,7 @@ fn status() -> Status {
         frames_out: 1828,
         frames_dropped: 2,
         lag_ms: 66,
+        flv_viewers: 2,
         rungs: vec![rung("source", "passing", 1920, 1080), rung("720p", "dropped", 1280, 720)],
         pushes: vec![PushStatus {
             rung: "720p".into(),
@@ -105,7 +106,7 @@ fn status() -> Status {
         uptime_ms: 7_200_000,
         state: "serving".into(),
         listeners: vec!["127.0.0.1:1935".into(), "[::1]:1935".into()],
-        viewers: vec!["127.0.0.1:8935".into()],
+        viewers: vec!["http://127.0.0.1:8935".into()],
         consoles: vec!["127.0.0.1:8936".into()],
         config: "embedded defaults".into(),
         streams_free: 15,
@@ -119,6 +120,19 @@ fn status() -> Status {
         frames_lost: 0,
         ignored_frames: 0,
         totals: Totals::default(),
+        audience: AudienceStatus {
+            connections: 9,
+            waits: 4,
+            flv_viewers: 2,
+            refused: BTreeMap::from([
+                ("connections_max".into(), 0),
+                ("connections_per_address_max".into(), 7),
+            ]),
+            answers: BTreeMap::from([("2xx".into(), 1200), ("4xx".into(), 30)]),
+            sent_bytes: 3 << 30,
+            flv_jumps: 1,
+            flv_stalled: 0,
+        },
     }
 }
 
@@ -149,7 +163,8 @@ fn the_report_shows_workers_and_sessions_with_their_parts_indented() {
 fn the_report_keeps_within_the_terminal_and_says_what_it_left_out() {
     for width in [60, 80, 120, 200] {
         let text = drawn(Some(width));
-        let tables = text.lines().skip(3).filter(|line| !line.starts_with('('));
+        let tables = text.lines().skip_while(|line| !line.is_empty());
+        let tables = tables.filter(|line| !line.starts_with('('));
         let widest = tables.map(|line| line.chars().count()).max().unwrap();
         assert!(widest <= width, "{width}\n{text}");
     }

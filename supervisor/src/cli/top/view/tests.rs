@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use tasuki_shared::status::{
-    Event, MemoryStatus, MoveStatus, RecycleStatus, SessionStatus, Totals, WorkerStatus,
+    AudienceStatus, Event, MemoryStatus, MoveStatus, RecycleStatus, SessionStatus, Totals,
+    WorkerStatus,
 };
 
 const MIB: u64 = 1 << 20;
@@ -83,6 +84,7 @@ fn status() -> Status {
         out_bitrate_bps: 9_300_000,
         frames_dropped: 2,
         lag_ms: 66,
+        flv_viewers: 2,
         uptime_ms: 61_000,
         ..SessionStatus::default()
     };
@@ -98,7 +100,7 @@ fn status() -> Status {
         uptime_ms: 7_200_000,
         state: "serving".into(),
         listeners: vec!["127.0.0.1:1935".into()],
-        viewers: Vec::new(),
+        viewers: vec!["http://127.0.0.1:8935".into()],
         consoles: Vec::new(),
         config: "embedded defaults".into(),
         streams_free: 15,
@@ -116,6 +118,7 @@ fn status() -> Status {
         frames_lost: 0,
         ignored_frames: 0,
         totals: Totals::default(),
+        audience: AudienceStatus { connections: 9, flv_viewers: 2, ..AudienceStatus::default() },
     }
 }
 
