@@ -151,6 +151,7 @@ export interface RecycleStatus {
   id: number;
   unix_ms: number;
   worker: string;
+  role: string;
   generation: number;
   reason: string;
   detail: string;

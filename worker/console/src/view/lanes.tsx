@@ -235,7 +235,7 @@ function Head({ worker, ask, look }: { worker: WorkerStatus; ask: (ask: Ask) => 
           up {age(worker.age_ms)}, {percent(worker.cpu_percent)} CPU
           {worker.restarts > 0 && <>, <span title={worker.last_death}>{plural(worker.restarts, "restart")}</span></>}
         </span>
-        {isWorker && (
+        {(isWorker || memory) && (
           <span class="buttons">
             <button type="button" onClick={() => look({ of: "worker", worker: slot })}>Look inside</button>
             <button type="button" onClick={() => ask({ what: "rotate", worker: slot, streams: worker.sessions })}>Rotate</button>

@@ -12,10 +12,10 @@ export function Recycles({ recycles, nowMs, look }: { recycles: RecycleStatus[];
     <section aria-labelledby="recycles">
       <header class="section"><h2 id="recycles">Recycles <span class="faint">{recycles.length > 0 && `the last ${recycles.length}`}</span></h2></header>
       {recycles.length === 0
-        ? <Empty>No worker was replaced yet.</Empty>
+        ? <Empty>No process was replaced yet.</Empty>
         : <div class="panel scrolls" tabIndex={0} role="region" aria-labelledby="recycles"><table class="list recycles">
             <thead>
-              <tr><th>when</th><th>worker</th><th>reason</th><th>outcome</th><th class="figure">took</th><th class="figure">footprint</th><th>streams</th><th>evidence</th></tr>
+              <tr><th>when</th><th>process</th><th>reason</th><th>outcome</th><th class="figure">took</th><th class="figure">footprint</th><th>streams</th><th>evidence</th></tr>
             </thead>
             <tbody>{recycles.map((recycle) => <Recycle key={recycle.id} recycle={recycle} nowMs={nowMs} look={look} />)}</tbody>
           </table></div>}
@@ -34,7 +34,7 @@ function Recycle({ recycle, nowMs, look }: { recycle: RecycleStatus; nowMs: numb
   return (
     <tr>
       <Cell label="when"><span class="faint">#{recycle.id}</span> {moment(recycle.unix_ms, nowMs)}</Cell>
-      <Cell label="worker">{recycle.worker}<span class="faint">/g{recycle.generation}</span></Cell>
+      <Cell label="process">{recycle.worker}<span class="faint">/g{recycle.generation}{recycle.role !== "worker" && ` ${recycle.role}`}</span></Cell>
       <Cell label="reason">{words(recycle.reason)}{recycle.detail && <span class="faint detail">{recycle.detail}</span>}</Cell>
       <Cell label="outcome"><Chip tone={toneOfState(recycle.outcome)}>{recycle.outcome}</Chip></Cell>
       <Cell label="took" isFigure>{duration(recycle.took_ms)}</Cell>
