@@ -78,6 +78,7 @@ mod tests {
                 allow_origin: "*".into(),
                 connections_max: 1,
                 connections_per_address_max: 0,
+                drain_ms: 0,
             };
             let listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
             let delivery = Delivery { listen, missing_family: MissingFamily::Refuse, plan };
