@@ -29,6 +29,7 @@ pub mod named;
 pub mod natural;
 pub mod obs;
 pub mod obs_passage;
+pub mod operator;
 pub mod origin;
 pub mod ownership;
 pub mod pages;
