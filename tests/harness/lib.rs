@@ -8,6 +8,7 @@ pub mod anchorless;
 pub mod browser;
 pub mod chance;
 pub mod child;
+pub mod clients;
 pub mod duties;
 pub mod dying;
 pub mod filler;
