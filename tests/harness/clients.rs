@@ -31,8 +31,8 @@ const LABELS: [&str; 3] = ["source", "180p", "90p"];
 const WINDOW: &str = "60s";
 /// A browser begins slowly, and the controls come last.
 const MARGIN_SECONDS: u32 = 70;
-/// shaka-player 5.2.12 looks into a segment in the middle of the playlist to learn what is in it, and
-/// throws where that is one that is not whole yet.
+/// shaka-player 5.2.12 throws a TypeError at a stream that is a segment old: it looks into one to learn
+/// what is in it, and takes the one that is not whole yet.
 const SEGMENTS_FIRST: usize = 4;
 
 #[derive(Clone, Copy, Debug)]
