@@ -47,6 +47,33 @@ impl Look {
         Self { width: 390, height: 844, scheme: Scheme::Light, device: Device::Phone };
 }
 
+/// A key, as the DevTools protocol wants to hear of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    Tab,
+    Enter,
+    Escape,
+}
+
+impl Key {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tab => "Tab",
+            Self::Enter => "Enter",
+            Self::Escape => "Escape",
+        }
+    }
+
+    /// Windows' number, and what it types.
+    fn code(self) -> (u32, &'static str) {
+        match self {
+            Self::Tab => (9, ""),
+            Self::Enter => (13, "\r"),
+            Self::Escape => (27, ""),
+        }
+    }
+}
+
 /// A browser with one page.
 #[derive(Debug)]
 pub struct Browser {
@@ -152,6 +179,30 @@ impl Browser {
         Ok(answer["result"]["value"].clone())
     }
 
+    /// Presses a key and lets it go.
+    pub fn press(&mut self, key: Key) -> Result<()> {
+        let (code, text) = key.code();
+        for way in ["keyDown", "keyUp"] {
+            let stroke = json!({
+                "type": way, "key": key.name(), "code": key.name(), "text": text,
+                "windowsVirtualKeyCode": code
+            });
+            self.ask("Input.dispatchKeyEvent", stroke)?;
+        }
+        Ok(())
+    }
+
+    /// Presses the mouse's first button there and lets it go.
+    pub fn click(&mut self, x: f64, y: f64) -> Result<()> {
+        for (way, button) in
+            [("mouseMoved", "none"), ("mousePressed", "left"), ("mouseReleased", "left")]
+        {
+            let event = json!({ "type": way, "x": x, "y": y, "button": button, "clickCount": 1 });
+            self.ask("Input.dispatchMouseEvent", event)?;
+        }
+        Ok(())
+    }
+
     pub fn show_as(&mut self, look: Look) -> Result<()> {
         let Look { width, height, scheme, device } = look;
         let (scale, mobile) = match device {
@@ -172,7 +223,16 @@ impl Browser {
 
     /// What the window shows, as a PNG.
     pub fn screenshot(&mut self, into: &Path) -> Result<()> {
-        let shot = self.ask("Page.captureScreenshot", json!({ "format": "png" }))?;
+        self.capture(json!({ "format": "png" }), into)
+    }
+
+    /// The whole page, as a PNG.
+    pub fn screenshot_of_all(&mut self, into: &Path) -> Result<()> {
+        self.capture(json!({ "format": "png", "captureBeyondViewport": true }), into)
+    }
+
+    fn capture(&mut self, parameters: Value, into: &Path) -> Result<()> {
+        let shot = self.ask("Page.captureScreenshot", parameters)?;
         let text = shot["data"].as_str().context("no picture")?;
         let bytes = base64(text).context("the picture is not base64")?;
         std::fs::write(into, bytes).with_context(|| into.display().to_string())

@@ -103,7 +103,7 @@ pub fn run(directory: &Path, watching: &Watching, chance: &mut Chance) -> Result
 }
 
 /// Moves and kills, spread over the stream.
-fn disturb(server: &mut Server, watching: &Watching, chance: &mut Chance) -> Result<()> {
+pub fn disturb(server: &mut Server, watching: &Watching, chance: &mut Chance) -> Result<()> {
     let times = watching.moves + watching.kills;
     let step = u64::from(watching.recipe.frames()) / u64::from(times + 2);
     let (mut moves, mut kills) = (0, 0);

@@ -1,6 +1,7 @@
 //! `./dev soak NAME`: the long versions of what `./dev test` asserts.
 
 mod browser;
+mod clients;
 mod deaths;
 mod duties;
 mod flv;
@@ -21,6 +22,11 @@ const SOAKS: &[Named] = &[
         name: "browser",
         about: "the player in a real Chromium through moves and deaths [--moves N] [--kills N] [--deliveries N]",
         run: browser::run,
+    },
+    Named {
+        name: "clients",
+        about: "hls-parser, m3u8 and shaka-player through moves and kills [--seconds N] [--moves N] [--kills N]",
+        run: clients::run,
     },
     Named {
         name: "harness",

@@ -209,13 +209,14 @@ fn listed(rendition: &Rendition, window_ms: u64) -> Vec<&Segment> {
     listed
 }
 
-/// The first segment whose parts are listed.
+/// The first segment whose parts are listed: none of them is older than the span, but for those of the
+/// newest.
 fn with_parts_from(listed: &[&Segment], span_ms: u64) -> usize {
     let mut behind_ms = 0;
     let near = listed.iter().rev().take_while(|segment| {
-        let near = behind_ms < span_ms;
+        let is_newest = behind_ms == 0;
         behind_ms += segment.duration_ms();
-        near
+        is_newest || behind_ms <= span_ms
     });
     listed.len() - near.count()
 }
@@ -332,6 +333,17 @@ mod tests {
         rendition.segments.pop_front();
         let later = of(&rendition, Ending::Open, Extent::Full);
         assert!(later.contains("#EXT-X-DISCONTINUITY-SEQUENCE:1\n#EXT-X-MAP"), "{later}");
+    }
+
+    /// RFC 8216bis, 4.4.4.9: parts that are farther from the end than three target durations are removed.
+    #[test]
+    fn no_part_is_listed_that_is_older_than_three_target_durations() {
+        let parts = |open| {
+            let text = of(&filled("720p", 7, 40, open), Ending::Open, Extent::Full);
+            lines(&text, "#EXT-X-PART:").len()
+        };
+        // Segments of two seconds, ten parts each, and 12 s.
+        assert_eq!((parts(0), parts(1), parts(9)), (60, 51, 59));
     }
 
     fn lines<'a>(text: &'a str, tag: &str) -> Vec<&'a str> {

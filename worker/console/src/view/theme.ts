@@ -23,11 +23,16 @@ export function applyTheme(theme: Theme): void {
 
 const colours = new Map<string, string>();
 
-/** Value of a CSS variable, for what is drawn on a canvas. */
+/** A colour of style/colours.css, for what is drawn on a canvas. */
 export function colour(name: string): string {
   let value = colours.get(name);
   if (value === undefined) {
-    value = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+    // The variable itself holds both schemes' colours: an element that wears it has the one that counts.
+    const wearer = document.createElement("i");
+    wearer.style.color = `var(${name})`;
+    document.body.append(wearer);
+    value = getComputedStyle(wearer).color;
+    wearer.remove();
     colours.set(name, value);
   }
   return value;
