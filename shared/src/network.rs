@@ -21,7 +21,7 @@ mod tests {
     /// Ports and the lower half of an IPv6 address tell nobody apart; an IPv4 address is the same
     /// however a listener for both families writes it.
     #[test]
-    fn a_subscriber_is_one_whatever_address_he_takes() {
+    fn a_subscriber_is_one_whatever_address_it_has() {
         let of = |text: &str| network(text.parse().unwrap()).to_string();
         assert_eq!(of("192.0.2.7:1"), "192.0.2.7");
         assert_eq!(of("[::ffff:192.0.2.7]:2"), "192.0.2.7");
