@@ -117,7 +117,9 @@ fn watch(task: &Task) -> Result<()> {
     against_nginx(&run, &address, &watched[0], delivery)?;
     for publisher in &mut publishers {
         publisher.must_run().context("a publisher was disconnected")?;
+        publisher.kill()?;
     }
+    server.wait_no_sessions(BOUND)?;
     server.stop()
 }
 

@@ -95,12 +95,12 @@ fn what_it_says_is_so_and_what_it_is_asked_for_is_done() {
             post(&address, r#"{"request":"rotate","worker":null,"reason":"operator"}"#)?.text()?;
         let last = rotated.lines().last().unwrap_or_default();
         ensure!(last == r#"{"reply":"done"}"#, "{rotated}");
-        // Two that serve and one that stands by.
-        ensure!(rotated.lines().count() == 4, "one line for each worker:\n{rotated}");
+        // Two that serve and one that stands by, the dialer, and the console that is asked.
+        ensure!(rotated.lines().count() == 6, "one line for each process:\n{rotated}");
 
         let metrics = wait::until("the moves to be counted", BOUND, || {
             let text = get(&address, "/metrics")?.text()?;
-            Ok(text.contains("tasuki_recycles_total{reason=\"operator\"} 3").then_some(text))
+            Ok(text.contains("tasuki_recycles_total{reason=\"operator\"} 5").then_some(text))
         })?;
         check_metrics(&metrics)?;
         for line in

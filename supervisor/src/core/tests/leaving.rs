@@ -32,8 +32,9 @@ fn the_deadline_of_a_drain_ends_sessions_and_the_last_worker_takes_the_dialer_wi
     bench.says(worker, FromWorker::Ended { session, reason: EndReason::Shutdown });
     let dialer = bench.dialer();
     let effects = bench.on(died(worker, Death::Exited(0)));
-    assert!(effects.contains(&Effect::Kill { generation: dialer }));
-    let effects = bench.on(died(dialer, Death::Signalled(9)));
+    let drain = Effect::Send { to: dialer, body: ToWorker::Drain, fds: Fds::None };
+    assert!(effects.contains(&drain));
+    let effects = bench.on(died(dialer, Death::Exited(0)));
     assert!(effects.contains(&Effect::Leave(tasuki_shared::exit::Exit::Done)));
 }
 
