@@ -198,14 +198,27 @@ pub const HLS_PART_SAMPLES_MAX: usize = 1024;
 pub const HLS_QUEUE_ITEMS_MAX: usize = 2048;
 /// Their payload bytes.
 pub const HLS_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Two renditions go on behind the same break so far apart at most: with a keyframe, and decode times
+/// begin before pictures do.
+pub const HLS_BREAK_SLACK_MS: i64 = IDR_DISTANCE_MAX_MS;
+/// Breaks of a stream that its packager knows of; older ones are behind all its renditions.
+pub const HLS_BREAKS_KNOWN_MAX: usize = 64;
+/// As much of a stream may come at once at its beginning, and is dated by its newest picture.
+pub const HLS_BURST_MS_MAX: i64 = 10_000;
+/// A larger number of a segment or part is none of ours: segments are numbered from the seconds of the
+/// clock on, players count in doubles.
+pub const HLS_SEGMENT_NUMBER_MAX: u64 = 1 << 52;
+pub const HLS_PART_NUMBER_MAX: u32 = 1 << 20;
 /// How long (of stream time) a rendition waits for the header of its sound.
 pub const HLS_SOUND_WAIT_MS: i64 = 1_000;
 /// When the directory takes nothing, so many target durations are kept.
 pub const HLS_TARGETS_KEPT_MIN: u64 = 6;
 /// Before a packager that was stopped tries again.
 pub const HLS_RETRY: Duration = Duration::from_secs(10);
-/// Directories of other streams that a stream looks at when it begins, and files of each.
-pub const HLS_SWEEP_DIRECTORIES_MAX: usize = 1024;
+/// Directories of other streams that a stream looks at when it begins: more than a node has streams
+/// in an hour, the longest window; of most it asks the time alone.
+pub const HLS_SWEEP_DIRECTORIES_MAX: usize = 65_536;
+/// Files that it removes: about a second of work.
 pub const HLS_SWEEP_FILES_MAX: usize = 65_536;
 /// For how long beyond its window a stream's directory is left alone.
 pub const HLS_SWEEP_AGE: Duration = Duration::from_secs(5 * 60);
@@ -225,6 +238,11 @@ const _: () = assert!(
 );
 /// Streams of which delivery keeps the notes.
 pub const DELIVERY_STREAMS_MAX: usize = 4096;
+/// Directories that could not be listed and are tried again: all that may be there.
+pub const DELIVERY_AGAIN_MAX: usize = DELIVERY_STREAMS_MAX;
+/// Parts of one rendition that could not be read when they appeared, and are read with a later one: a
+/// few minutes' at once, more with the next.
+pub const DELIVERY_CATCH_UP_PARTS_MAX: usize = 1024;
 /// Of a file below the HLS directory; a larger one is not ours.
 pub const DELIVERY_FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Bodies of new parts in memory; beyond it they are read from their files.

@@ -90,6 +90,9 @@ pub fn run(directory: &Path, watching: &Watching, chance: &mut Chance) -> Result
         seen.check().with_context(|| format!("{label}: {}", seen.summary()))?;
         all.push(seen);
     }
+    let [source, encoded] = all.as_slice() else { anyhow::bail!("not both were followed") };
+    let between = judge::between(&source.numbers, &encoded.numbers);
+    ensure!(between.is_empty(), "{between:?}");
     publisher.finish(BOUND).context("the publisher was disconnected")?;
     server.wait_no_sessions(BOUND)?;
     if watching.recipe.seconds > WINDOW_SECONDS {

@@ -54,6 +54,8 @@ pub struct Seen {
     /// Of requests that have nothing to wait for.
     pub plain_ms: Vec<u64>,
     pub findings: Vec<String>,
+    /// Dates of segments with their discontinuity sequence numbers.
+    pub numbers: Vec<(u64, u64)>,
 }
 
 /// Follows until EXT-X-ENDLIST.
@@ -113,6 +115,7 @@ impl Client<'_> {
         }
         self.ended(&media, &init)?;
         ensure!(self.seen.playlists > ROUND, "only {} playlists", self.seen.playlists);
+        self.seen.numbers = self.judge.numbers();
         let findings = std::mem::take(&mut self.judge).finish(&init);
         let findings =
             findings.into_iter().map(|Finding { duty, what }| format!("{duty:?}: {what}"));
@@ -282,6 +285,7 @@ impl Client<'_> {
             }
             self.seen.refusals += 1;
         }
+        self.first_refused(media)?;
         // Of the open segment; it may have ended meanwhile, and then the next one's is meant.
         let query = format!("?_HLS_msn={segment}&_HLS_part={beyond}");
         let answered = self.at_once(&self.playlist_path(&query))?;
@@ -295,6 +299,18 @@ impl Client<'_> {
         let answered = self.at_once(&self.path(&unhinted))?;
         if answered.response.status != 404 {
             self.found(format!("{unhinted}, which nothing names: {}", answered.response.status));
+        }
+        Ok(())
+    }
+
+    /// The nearest that is refused, unless the playlist has gone on meanwhile.
+    fn first_refused(&mut self, media: &Media) -> Result<()> {
+        let Some(beyond) = media.first_beyond() else { return Ok(()) };
+        let answered = self.at_once(&self.playlist_path(&format!("?_HLS_msn={beyond}")))?;
+        let now = self.media("")?.0;
+        let is_same = now.first_beyond() == Some(beyond) && now.ending == Ending::Open;
+        if is_same && answered.response.status != 400 {
+            self.found(format!("_HLS_msn={beyond} is answered by {}", answered.response.status));
         }
         Ok(())
     }

@@ -58,7 +58,8 @@ pub fn begins_with_idr(part: &[u8], track: u32) -> Result<bool> {
         if number(header, 4)? != track {
             continue;
         }
-        let table = child(run, b"trun")?;
+        // A time in which no picture begins has none.
+        let Ok(table) = child(run, b"trun") else { return Ok(false) };
         let flags = number(table, 0)? & 0x00ff_ffff;
         ensure!(flags & TRUN_OFFSET != 0, "a run without an offset");
         let offset = usize::try_from(number(table, 8)?)?;
@@ -152,5 +153,7 @@ pub mod tests {
         assert!(!begins_with_idr(&part(0x41, 0), 1).unwrap());
         assert!(!begins_with_idr(&part(0x65, 0), 2).unwrap());
         assert!(begins_with_idr(&part(0x65, 0)[..70], 1).is_err());
+        let empty = boxed(b"moof", &boxed(b"traf", &boxed(b"tfhd", &[0, 2, 0, 0, 0, 0, 0, 1])));
+        assert!(!begins_with_idr(&empty, 1).unwrap());
     }
 }

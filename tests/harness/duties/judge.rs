@@ -39,6 +39,7 @@ pub enum Duty {
     NothingIsTakenBack,
     EnoughIsKept,
     BreaksAreCounted,
+    BreaksAgree,
     Hint,
     End,
     BodyStays,
@@ -51,6 +52,9 @@ pub enum Duty {
     Codecs,
     Picture,
 }
+
+/// Renditions begin a segment at the same picture, whose decode times may differ by some frames.
+const SAME_PICTURE_MS: u64 = 250;
 
 /// A duty that was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +102,13 @@ impl Judge {
             }
         }
         self.last = Some(media.clone());
+    }
+
+    /// Dates of all segments that were told of, with their discontinuity sequence numbers.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<(u64, u64)> {
+        let known = self.known.values();
+        known.filter_map(|it| Some((it.segment.date_unix_ms?, it.breaks))).collect()
     }
 
     /// Takes what was fetched of a part, a segment or an init segment.
@@ -409,6 +420,22 @@ impl Judge {
         });
         rates.collect()
     }
+}
+
+/// What two renditions' numbers say of the same pictures (4.4.3.3).
+#[must_use]
+pub fn between(one: &[(u64, u64)], two: &[(u64, u64)]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (date_ms, breaks) in one {
+        let same = two.iter().find(|(other_ms, _)| other_ms.abs_diff(*date_ms) <= SAME_PICTURE_MS);
+        if let Some((_, other)) = same
+            && other != breaks
+        {
+            let what = format!("at {date_ms}: {breaks} and {other} discontinuities");
+            findings.push(Finding { duty: Duty::BreaksAgree, what });
+        }
+    }
+    findings
 }
 
 fn part_at(media: &Media, place: Place) -> Option<&Part> {

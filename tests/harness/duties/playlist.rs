@@ -143,6 +143,13 @@ impl Media {
         })
     }
 
+    /// The nearest segment that a client may not ask for: three behind the last one, of which an open
+    /// one is none (6.2.5.2).
+    #[must_use]
+    pub fn first_beyond(&self) -> Option<u64> {
+        Some(self.next()?.segment + 2)
+    }
+
     /// A delta update, put together with the playlist that a client has, as it would do it.
     pub fn merged(&self, before: &Self) -> Result<Self> {
         let mut merged = Self { skipped: 0, segments: Vec::new(), ..self.clone() };
@@ -382,6 +389,8 @@ mod tests {
         assert_eq!((media.control.can_skip_until_us, media.part_target_us), (24_000_000, 220_000));
         assert_eq!(media.edge(), Some(Place { segment: 8, part: 0 }));
         assert_eq!(media.next(), Some(Place { segment: 8, part: 1 }));
+        // The last segment is 7.
+        assert_eq!(media.first_beyond(), Some(10));
         let [first, second] = media.segments.as_slice() else { panic!("{media:?}") };
         assert_eq!((first.number, first.date_unix_ms), (7, Some(1_790_000_000_250)));
         assert_eq!(second.map.as_deref(), Some("init.mp4"));

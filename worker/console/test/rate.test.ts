@@ -74,5 +74,5 @@ test("a stall keeps the viewer farther from the edge, and that is forgotten", ()
 });
 
 test("longer parts are kept one more of", () => {
-  assert.equal(new RateController(400).targetMs(0, 1000), 2000);
+  assert.equal(new RateController(400).targetMs(0, 1000), 1800);
 });

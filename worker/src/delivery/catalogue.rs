@@ -9,22 +9,22 @@
 //! is kept anywhere else: a new process reads the notes of it all from the directories, and bodies when
 //! they are asked for.
 //!
-//! Names and contents that are not ours are passed over.
+//! Names and contents that are not ours are passed over. What the system refuses for now is read again:
+//! a directory with the next event, a part or an init segment with the part that follows.
 
+use super::files::{self, Bodies, Caught, names};
 use super::playlist::{Ending, parts_span_ms};
-use super::rendition::{Added, Init, Part, Rendition, Standing};
-use crate::output::hls::place::{FileName, InitHash, InitNote, PartNote, PartNumber, StreamFile};
+use super::rendition::{Added, Rendition, Standing};
+use crate::output::hls::place::{FileName, InitHash, PartNumber, STREAM_FILE, StreamFile};
 use bytes::Bytes;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use tasuki_shared::id::PublicName;
-use tasuki_shared::limits::{
-    DELIVERY_FILE_BYTES_MAX, DELIVERY_MEDIA_BYTES_MAX, DELIVERY_STREAMS_MAX,
-};
+use tasuki_shared::limits::{DELIVERY_AGAIN_MAX, DELIVERY_MEDIA_BYTES_MAX, DELIVERY_STREAMS_MAX};
 use tokio::sync::watch;
 
 /// Application and name.
@@ -50,17 +50,18 @@ pub struct Catalogue {
     inotify: Inotify,
     watches: HashMap<WatchDescriptor, Watched>,
     streams: BTreeMap<StreamKey, Stream>,
+    /// Directories that could not be watched or listed.
+    again: BTreeSet<Directory>,
     media_bytes: u64,
     /// Of all streams: a name that comes again begins with a version that nothing was made of.
     version: u64,
 }
 
-/// When a part's body is read: as soon as it is there, for everybody wants it then, or when somebody
-/// asks for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bodies {
-    Now,
-    Later,
+/// Below the root.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Directory {
+    Application(PublicName),
+    Stream(StreamKey),
 }
 
 #[derive(Clone, Debug)]
@@ -102,11 +103,7 @@ impl Stream {
         if let Some(media) = &rendition.part(number)?.media {
             return Some(media.clone());
         }
-        let name = FileName::Part { label: rendition.label.clone(), number };
-        let file = read(&self.directory.join(name.to_string())).ok()?;
-        let (_, media) = PartNote::split(&file)?;
-        let start = file.len() - media.len();
-        Some(file.slice(start..))
+        files::media(&self.directory, rendition, number)
     }
 }
 
@@ -120,11 +117,12 @@ impl Catalogue {
             inotify,
             watches: HashMap::new(),
             streams: BTreeMap::new(),
+            again: BTreeSet::new(),
             media_bytes: 0,
             version: 0,
         };
         catalogue.watch(root, Watched::Root)?;
-        catalogue.read_all();
+        catalogue.read_all()?;
         Ok(catalogue)
     }
 
@@ -140,6 +138,12 @@ impl Catalogue {
 
     /// Takes what has happened.
     pub fn look(&mut self) {
+        for directory in self.again.clone() {
+            match directory {
+                Directory::Application(app) => self.read_application(app.as_str()),
+                Directory::Stream((app, name)) => self.read_stream(&app, name.as_str()),
+            }
+        }
         while let Ok(events) = self.inotify.read_events() {
             for event in events {
                 self.happened(&event);
@@ -150,7 +154,10 @@ impl Catalogue {
     fn happened(&mut self, event: &InotifyEvent) {
         if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
             tracing::warn!("inotify dropped events; every directory is read again");
-            return self.read_all();
+            if let Err(error) = self.read_all() {
+                tracing::error!(%error, "the directory of all streams cannot be read");
+            }
+            return;
         }
         let Some(watched) = self.watches.get(&event.wd).cloned() else { return };
         if event.mask.contains(AddWatchFlags::IN_IGNORED) {
@@ -181,24 +188,24 @@ impl Catalogue {
     }
 
     /// What is known of streams whose directories are gone is forgotten.
-    fn read_all(&mut self) {
+    fn read_all(&mut self) -> io::Result<()> {
         let gone = self.streams.iter().filter(|(_, stream)| !stream.directory.is_dir());
         for key in gone.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.forget(&key);
         }
-        for name in names(&self.root) {
+        for name in names(&self.root)? {
             self.read_application(&name);
         }
+        Ok(())
     }
 
     fn read_application(&mut self, name: &str) {
         let Ok(app) = PublicName::parse(name) else { return };
         let directory = self.root.join(name);
-        if self.watch(&directory, Watched::Application(app.clone())).is_err() {
-            return;
-        }
-        for name in names(&directory) {
-            self.read_stream(&app, &name);
+        let watched = self.watch(&directory, Watched::Application(app.clone()));
+        let read = watched.and_then(|()| names(&directory));
+        if let Some(found) = self.is_read(Directory::Application(app.clone()), read) {
+            found.iter().for_each(|name| self.read_stream(&app, name));
         }
     }
 
@@ -206,13 +213,13 @@ impl Catalogue {
         let Ok(name) = PublicName::parse(name) else { return };
         let directory = self.root.join(app.as_str()).join(name.as_str());
         let key = (app.clone(), name);
-        if !self.streams.contains_key(&key) && self.streams.len() >= DELIVERY_STREAMS_MAX {
+        if !self.streams.contains_key(&key) && !self.has_room(DELIVERY_STREAMS_MAX) {
             tracing::error!(most = DELIVERY_STREAMS_MAX, "too many streams: one is not served");
             return;
         }
-        if self.watch(&directory, Watched::Stream(key.clone())).is_err() {
-            return;
-        }
+        let watched = self.watch(&directory, Watched::Stream(key.clone()));
+        let read = watched.and_then(|()| names(&directory));
+        let Some(found) = self.is_read(Directory::Stream(key.clone()), read) else { return };
         let stream = self.streams.entry(key.clone()).or_insert_with(|| Stream {
             directory: directory.clone(),
             about: None,
@@ -224,7 +231,7 @@ impl Catalogue {
         stream.ending = Ending::Open;
         stream.renditions.iter_mut().for_each(|it| it.standing = Standing::Here);
         let mut found: Vec<FileName> =
-            names(&directory).iter().filter_map(|name| FileName::parse(name)).collect();
+            found.iter().filter_map(|name| FileName::parse(name)).collect();
         // What parts refer to first, then parts in their order, what is said of the whole last.
         found.sort_by_key(|name| match name {
             FileName::Stream => (0, PartNumber { segment: 0, part: 0 }),
@@ -258,6 +265,44 @@ impl Catalogue {
         }
     }
 
+    /// What a directory has; one that may have it later is noted.
+    fn is_read<T>(&mut self, directory: Directory, read: io::Result<T>) -> Option<T> {
+        match read {
+            Ok(found) => {
+                self.again.remove(&directory);
+                return Some(found);
+            }
+            Err(error) if !files::is_passing(&error) => {
+                self.again.remove(&directory);
+            }
+            Err(error) if self.again.len() < DELIVERY_AGAIN_MAX => {
+                if self.again.insert(directory.clone()) {
+                    tracing::warn!(?directory, %error, "a directory cannot be read yet");
+                }
+            }
+            Err(_) => {}
+        }
+        None
+    }
+
+    /// For one more stream; of those that have ended the one that did so first is given up for it.
+    pub(super) fn has_room(&mut self, streams_max: usize) -> bool {
+        if self.streams.len() < streams_max {
+            return true;
+        }
+        let ended = self.streams.iter().filter(|(_, stream)| stream.ending == Ending::Ended);
+        let first = ended.min_by_key(|(_, stream)| stream.version()).map(|(key, _)| key.clone());
+        let Some(key) = first else { return false };
+        let of = |watched: &Watched| matches!(watched, Watched::Stream(it) if *it == key);
+        let watch = self.watches.iter().find(|(_, watched)| of(watched)).map(|(watch, _)| *watch);
+        if let Some(watch) = watch {
+            self.watches.remove(&watch);
+            let _gone_with_its_directory = self.inotify.rm_watch(watch);
+        }
+        self.forget(&key);
+        true
+    }
+
     fn forget(&mut self, key: &StreamKey) {
         if let Some(stream) = self.streams.remove(key) {
             // Those who wait are told by the end of the channel.
@@ -267,14 +312,13 @@ impl Catalogue {
 
     fn appeared(&mut self, key: &StreamKey, name: FileName, bodies: Bodies) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        let path = stream.directory.join(name.to_string());
         let before = kept_bytes(&stream.renditions);
         let bodies =
             if self.media_bytes < DELIVERY_MEDIA_BYTES_MAX { bodies } else { Bodies::Later };
         let changed = match name {
-            FileName::Stream => stream.described(&path),
-            FileName::Init { label, hash } => stream.add_init(&label, hash, &path),
-            FileName::Part { label, number } => stream.add_part(&label, number, &path, bodies),
+            FileName::Stream => stream.described(),
+            FileName::Init { label, hash } => stream.add_init(&label, hash),
+            FileName::Part { label, number } => stream.add_part(&label, number, bodies),
             FileName::Left { label } => stream.left(&label),
             FileName::Ended => {
                 stream.ending = Ending::Ended;
@@ -323,9 +367,11 @@ impl Stream {
         self.renditions.iter_mut().find(|rendition| rendition.label == *label)
     }
 
-    fn described(&mut self, path: &Path) -> bool {
-        let about =
-            read(path).ok().and_then(|text| serde_json::from_slice::<StreamFile>(&text).ok());
+    fn described(&mut self) -> bool {
+        let path = self.directory.join(STREAM_FILE);
+        let about = files::read(&path)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<StreamFile>(&text).ok());
         let Some(about) = about else {
             tracing::warn!(path = %path.display(), "this file of a stream cannot be read");
             return false;
@@ -344,39 +390,39 @@ impl Stream {
         true
     }
 
-    fn add_init(&mut self, label: &PublicName, hash: InitHash, path: &Path) -> bool {
+    fn add_init(&mut self, label: &PublicName, hash: InitHash) -> bool {
+        let directory = self.directory.clone();
         let Some(rendition) = self.rendition_mut(label) else { return false };
-        let Ok(file) = read(path) else { return false };
-        let Some((note, media)) = InitNote::split(&file) else { return false };
-        let media = file.slice(file.len() - media.len()..);
-        rendition.inits.insert(hash, Init { note, media });
+        let Some(init) = files::init(&directory, rendition, hash) else { return false };
+        rendition.inits.insert(hash, init);
         true
     }
 
-    fn add_part(
-        &mut self,
-        label: &PublicName,
-        number: PartNumber,
-        path: &Path,
-        bodies: Bodies,
-    ) -> bool {
-        let Some(about) = &self.about else { return false };
+    fn add_part(&mut self, label: &PublicName, number: PartNumber, bodies: Bodies) -> bool {
+        // It was there before any part was; reading it may have failed.
+        if self.about.is_none() && !self.described() {
+            return false;
+        }
+        let Self { directory, about: Some(about), renditions, ending, changes: _ } = self else {
+            return false;
+        };
         let (window_ms, near_ms) =
             (about.window_ms + 2 * about.target_ms, parts_span_ms(about.target_ms));
-        let Some(rendition) = self.rendition_mut(label) else { return false };
+        let Some(rendition) = renditions.iter_mut().find(|it| it.label == *label) else {
+            return false;
+        };
         if rendition.next().is_some_and(|next| number < next) {
             return false;
         }
-        let Some(part) = read_part(path, bodies) else {
-            tracing::warn!(path = %path.display(), "this part cannot be read");
-            return false;
-        };
-        if rendition.add(number, part) == Added::Known {
-            return false;
+        // What cannot be read now is once more with the part that follows.
+        let Ok(part) = files::part(directory, rendition, number, bodies) else { return false };
+        match files::catch_up(directory, rendition, number, &part.note) {
+            Caught::Up if rendition.add(number, part) == Added::Known => return false,
+            Caught::Up | Caught::InPart => {}
         }
         rendition.age(window_ms, near_ms);
         // Whatever was said of an end, or lost of its being taken back.
-        self.ending = Ending::Open;
+        *ending = Ending::Open;
         true
     }
 
@@ -392,39 +438,4 @@ impl Stream {
 fn kept_bytes(renditions: &[Rendition]) -> u64 {
     let parts = renditions.iter().flat_map(Rendition::parts);
     parts.filter(|part| part.media.is_some()).map(|part| part.media_bytes).sum()
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
-}
-
-/// A part with its note, and with its body if that is wanted now.
-fn read_part(path: &Path, bodies: Bodies) -> Option<Part> {
-    match bodies {
-        Bodies::Now => {
-            let file = read(path).ok()?;
-            let (note, media) = PartNote::split(&file)?;
-            let media_bytes = u64::try_from(media.len()).ok()?;
-            let media = Some(file.slice(file.len() - media.len()..));
-            Some(Part { note, media_bytes, media })
-        }
-        Bodies::Later => {
-            let about = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?;
-            let mut head = vec![0; PartNote::BOX_BYTES];
-            fs::File::open(path).ok()?.read_exact(&mut head).ok()?;
-            let (note, _) = PartNote::split(&head)?;
-            let media_bytes = about.len() - u64::try_from(head.len()).ok()?;
-            Some(Part { note, media_bytes, media: None })
-        }
-    }
-}
-
-/// A file that cannot be ours is not read.
-fn read(path: &Path) -> io::Result<Bytes> {
-    let about = fs::symlink_metadata(path)?;
-    if !about.is_file() || about.len() > DELIVERY_FILE_BYTES_MAX {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    fs::read(path).map(Bytes::from)
 }

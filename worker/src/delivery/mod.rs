@@ -7,6 +7,7 @@
 //! | [`rendition`] | segments and parts, as their notes say |
 //! | [`playlist`] | their text |
 //! | [`catalogue`] | which streams there are, by inotify |
+//! | `files` | reading their files, and what to make of those that cannot be read |
 //! | [`serve`] | finding, waiting, answering |
 //! | [`answer`] | status, headers, bodies |
 //! | [`flv`] | live streams from their logs |
@@ -21,6 +22,7 @@ pub mod address;
 pub mod admission;
 pub mod answer;
 pub mod catalogue;
+mod files;
 pub mod flv;
 pub mod playlist;
 pub mod rendition;

@@ -2,8 +2,9 @@
 //!
 //! Pure. A media playlist follows from a rendition alone, so it is the same whoever renders it.
 
-use super::rendition::{Part, Rendition, Segment};
+use super::rendition::{Part, Presence, Rendition, Segment};
 use crate::output::hls::place::{Independent, PartNumber, StreamFile};
+use crate::package::fmp4::EMPTY_FRAGMENT_BYTES;
 use crate::package::utc;
 use std::fmt::Write as _;
 
@@ -134,10 +135,10 @@ pub fn media(
 
 fn head(text: &mut String, about: &StreamFile, listed: &[&Segment], with_parts_from: usize) {
     let target_s = about.target_ms.div_ceil(1000);
-    let longest = listed.iter().skip(with_parts_from).flat_map(|segment| &segment.parts);
-    let longest_ms = longest.map(|part| u64::from(part.note.duration_ms)).max().unwrap_or(0);
-    // Frames that come more rarely make longer parts; the truth is what counts.
-    let part_ms = about.part_target_ms.max(longest_ms);
+    let near = listed.iter().skip(with_parts_from).flat_map(|segment| &segment.parts);
+    let part_ms = about.part_target_ms;
+    // Whoever stays nearer to the edge than that runs dry between two pictures.
+    let hold_back_ms = PART_HOLD_BACK_TARGETS * part_ms.max(longest_wait_ms(near));
     let first = listed.first();
     put(
         text,
@@ -147,7 +148,7 @@ fn head(text: &mut String, about: &StreamFile, listed: &[&Segment], with_parts_f
          PART-HOLD-BACK={}\n#EXT-X-PART-INF:PART-TARGET={}\n",
             Seconds(SKIP_TARGETS * target_s * 1000),
             Seconds(HOLD_BACK_TARGETS * target_s * 1000),
-            Seconds(PART_HOLD_BACK_TARGETS * part_ms),
+            Seconds(hold_back_ms),
             Seconds(part_ms),
         ),
     );
@@ -161,11 +162,25 @@ fn head(text: &mut String, about: &StreamFile, listed: &[&Segment], with_parts_f
     );
 }
 
+/// From one part that has something to the next. Those without anything come with the one that follows
+/// them: of a stream of few pictures and no sound.
+fn longest_wait_ms<'a>(parts: impl Iterator<Item = &'a Part>) -> u64 {
+    let (mut longest_ms, mut wait_ms) = (0, 0);
+    for part in parts {
+        let is_empty = part.note.frames == 0 && part.media_bytes <= EMPTY_FRAGMENT_BYTES;
+        let duration_ms = u64::from(part.note.duration_ms);
+        wait_ms = if is_empty { wait_ms + duration_ms } else { duration_ms };
+        longest_ms = longest_ms.max(wait_ms);
+    }
+    longest_ms
+}
+
 fn put_segment(text: &mut String, segment: &Segment, before: Option<&Part>, parts: Parts) {
     let Some(first) = segment.parts.first() else { return };
-    if before.is_some_and(|before| before.note.discontinuities != first.note.discontinuities) {
-        text.push_str("#EXT-X-DISCONTINUITY\n");
-    }
+    let breaks = before
+        .map_or(0, |before| first.note.discontinuities.saturating_sub(before.note.discontinuities));
+    // One for each, also for those that only others of the stream had: so that their counts agree.
+    (0..breaks).for_each(|_| text.push_str("#EXT-X-DISCONTINUITY\n"));
     if before.is_none_or(|before| before.note.init != first.note.init) {
         put(text, format_args!("#EXT-X-MAP:URI=\"init.{}.mp4\"\n", first.note.init));
     }
@@ -181,10 +196,16 @@ fn put_segment(text: &mut String, segment: &Segment, before: Option<&Part>, part
             if part.note.independent == Independent::Yes {
                 text.push_str(",INDEPENDENT=YES");
             }
+            if part.presence == Presence::Missing {
+                text.push_str(",GAP=YES");
+            }
             text.push('\n');
         }
     }
     if segment.is_whole() {
+        if segment.presence() == Presence::Missing {
+            text.push_str("#EXT-X-GAP\n");
+        }
         put(
             text,
             format_args!("#EXTINF:{},\n{}.m4s\n", Seconds(segment.duration_ms()), segment.number),
@@ -307,14 +328,24 @@ mod tests {
         assert!(of(&rendition, Ending::Open, Extent::Delta).contains("#EXT-X-SKIP"));
     }
 
-    /// A part that is longer than it should be is not denied.
+    /// PART-TARGET is the stream's, whatever its parts are; who plays a stream of few pictures is told to
+    /// stay far enough from the edge.
     #[test]
-    fn the_part_target_is_no_lie() {
+    fn the_part_target_stays_and_the_distance_follows_what_comes() {
         let mut rendition = filled("720p", 7, 1, 2);
-        let number = rendition.next().unwrap();
-        rendition.add(number, part(2400, 500, Ends::Part));
+        let inf = "PART-HOLD-BACK=0.660\n#EXT-X-PART-INF:PART-TARGET=0.220\n";
+        assert!(of(&rendition, Ending::Open, Extent::Full).contains(inf));
+        for at in 0..4 {
+            let number = rendition.next().unwrap();
+            let mut empty = part(2_400 + at * 220, 220, Ends::Part);
+            (empty.note.frames, empty.media_bytes) = (0, EMPTY_FRAGMENT_BYTES);
+            rendition.add(number, empty);
+        }
         let text = of(&rendition, Ending::Open, Extent::Full);
-        assert!(text.contains("PART-TARGET=0.500") && text.contains("PART-HOLD-BACK=1.500"));
+        assert!(
+            text.contains("PART-HOLD-BACK=3.240\n#EXT-X-PART-INF:PART-TARGET=0.220\n"),
+            "{text}"
+        );
     }
 
     /// Where the configuration changes a client is told, and the count goes on when the place itself
@@ -344,6 +375,33 @@ mod tests {
         };
         // Segments of two seconds, ten parts each, and 12 s.
         assert_eq!((parts(0), parts(1), parts(9)), (60, 51, 59));
+    }
+
+    /// Two breaks at once are two lines, so that the next segment's number is that of other renditions.
+    #[test]
+    fn breaks_that_others_had_are_counted_with_the_own() {
+        let mut rendition = filled("720p", 7, 0, 10);
+        let mut next = part(2_000, 200, Ends::Part);
+        next.note.discontinuities = 2;
+        rendition.add(PartNumber { segment: 8, part: 0 }, next);
+        let text = of(&rendition, Ending::Open, Extent::Full);
+        let twice = "7.m4s\n#EXT-X-DISCONTINUITY\n#EXT-X-DISCONTINUITY\n#EXT-X-PROGRAM";
+        assert!(text.contains(twice), "{text}");
+    }
+
+    /// Who cannot have a part is told so, and its segment is none to be fetched whole.
+    #[test]
+    fn what_is_missing_is_told_as_a_gap() {
+        let mut rendition = filled("720p", 7, 0, 9);
+        let next = part(2_000, 200, Ends::Part);
+        let number = PartNumber { segment: 8, part: 0 };
+        rendition.add_missing(number, &next.note);
+        rendition.add(number, next);
+        let text = of(&rendition, Ending::Open, Extent::Full);
+        let gap = "#EXT-X-PART:DURATION=0.200,URI=\"7.9.m4s\",GAP=YES\n\
+                   #EXT-X-GAP\n#EXTINF:2.000,\n7.m4s\n";
+        assert!(text.contains(gap), "{text}");
+        assert_eq!(lines(&text, "#EXT-X-GAP").len(), 1);
     }
 
     fn lines<'a>(text: &'a str, tag: &str) -> Vec<&'a str> {

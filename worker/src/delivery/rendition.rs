@@ -1,21 +1,36 @@
 //! What delivery knows of one rendition: its segments and parts, in order, as their notes say.
 //!
-//! Pure. Parts come in the order of their numbers; one behind a hole begins the rendition anew, and
-//! what lies before the hole is forgotten, for a playlist has none.
+//! Pure. Parts come in the order of their numbers. Of one that cannot be read a gap is told in its
+//! place; where more is gone than can be placed, what lies before it is forgotten, for a playlist has
+//! no holes.
 
-use crate::output::hls::place::{Ends, InitHash, InitNote, PartNote, PartNumber, RenditionKind};
+use crate::output::hls::place::{
+    Ends, Independent, InitHash, InitNote, PartNote, PartNumber, RenditionKind,
+};
 use bytes::Bytes;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use tasuki_shared::id::PublicName;
 
+/// Discontinuities in front of one segment: others of its stream had those that it had not.
+const BREAKS_MAX: u64 = 64;
+
 /// One part.
 #[derive(Clone, Debug)]
 pub struct Part {
     pub note: PartNote,
+    pub presence: Presence,
     pub media_bytes: u64,
     /// While it is new; older ones are read from their files.
     pub media: Option<Bytes>,
+}
+
+/// Can it be had?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Here,
+    /// Its file cannot be read; its note is what its neighbours say of it.
+    Missing,
 }
 
 /// A segment, whole when its last part says so.
@@ -75,6 +90,12 @@ impl Segment {
         self.parts.iter().map(|part| part.media_bytes).sum()
     }
 
+    #[must_use]
+    pub fn presence(&self) -> Presence {
+        let is_missing = |part: &Part| part.presence == Presence::Missing;
+        if self.parts.iter().any(is_missing) { Presence::Missing } else { Presence::Here }
+    }
+
     fn frames(&self) -> u64 {
         self.parts.iter().map(|part| u64::from(part.note.frames)).sum()
     }
@@ -125,6 +146,7 @@ impl Rendition {
             // The rest of a segment whose beginning is gone.
             Some(_) | None => return Added::Known,
         }
+        self.forget_before_breaks(part.note.discontinuities);
         match self.segments.back_mut() {
             Some(segment) if segment.number == number.segment => segment.parts.push(part),
             Some(_) | None => {
@@ -135,7 +157,58 @@ impl Rendition {
         Added::New
     }
 
-    fn end_segment(&mut self) {
+    /// Parts in front of `until` that cannot be read, told as gaps: `following` is what that one says.
+    /// Only where it is clear how many they are.
+    pub fn add_missing(&mut self, until: PartNumber, following: &PartNote) {
+        let (Some(next), Some(last)) = (self.next(), self.parts().last()) else { return };
+        let last = last.note;
+        let is_last = until == PartNumber { segment: next.segment + 1, part: 0 } && next.part > 0;
+        let count = if is_last {
+            1
+        } else if until.segment == next.segment {
+            until.part.saturating_sub(next.part)
+        } else {
+            return;
+        };
+        let mut start_ms = last.start_ms.saturating_add(i64::from(last.duration_ms));
+        let mut start_unix_ms = last.start_unix_ms.saturating_add(u64::from(last.duration_ms));
+        let between_ms = following.start_ms.saturating_sub(start_ms);
+        let duration_ms = match u32::try_from(between_ms / i64::from(count.max(1))) {
+            Ok(between_ms @ 1..) if last.discontinuities == following.discontinuities => between_ms,
+            // Nothing is between them, or time goes on elsewhere.
+            Ok(_) | Err(_) => last.duration_ms,
+        };
+        let of = if next.part == 0 { *following } else { last };
+        for part in next.part..next.part + count {
+            let note = PartNote {
+                start_ms,
+                duration_ms,
+                start_unix_ms,
+                frames: 0,
+                independent: Independent::No,
+                ends: if is_last { Ends::Segment } else { Ends::Part },
+                ..of
+            };
+            let number = PartNumber { segment: next.segment, part };
+            let part = Part { note, presence: Presence::Missing, media_bytes: 0, media: None };
+            self.add(number, part);
+            start_ms += i64::from(duration_ms);
+            start_unix_ms += u64::from(duration_ms);
+        }
+    }
+
+    /// A playlist says each break by a line; what lies before many, or before none that can be, is not
+    /// told.
+    fn forget_before_breaks(&mut self, discontinuities: u64) {
+        let Some(last) = self.parts().last().map(|last| last.note.discontinuities) else { return };
+        let is_told = discontinuities.checked_sub(last).is_some_and(|more| more <= BREAKS_MAX);
+        if !is_told {
+            self.segments.clear();
+        }
+    }
+
+    /// A next segment is there, or is all that may come.
+    pub fn end_segment(&mut self) {
         if let Some(last) = self.segments.back_mut().and_then(|segment| segment.parts.last_mut()) {
             last.note.ends = Ends::Segment;
         }
@@ -227,7 +300,6 @@ impl Rendition {
 pub mod tests {
     use super::*;
     use crate::output::cursor::Place;
-    use crate::output::hls::place::Independent;
     use crate::output::record::SeriesId;
     use crate::package::fmp4::FragmentClock;
 
@@ -247,7 +319,8 @@ pub mod tests {
             clock: FragmentClock::new(0),
             place: Place::default(),
         };
-        Part { note, media_bytes: 1000, media: Some(Bytes::from_static(b"media")) }
+        let media = Some(Bytes::from_static(b"media"));
+        Part { note, presence: Presence::Here, media_bytes: 1000, media }
     }
 
     /// Segments of two seconds in ten parts, from a number on.
@@ -287,6 +360,39 @@ pub mod tests {
         assert_eq!(rendition.add(anew, part(0, 200, Ends::Segment)), Added::New);
         assert_eq!(rendition.segments.len(), 1);
         assert_eq!(rendition.next(), Some(PartNumber { segment: 13, part: 0 }));
+    }
+
+    /// What cannot be read costs its own time and nothing else, wherever in a segment it was.
+    #[test]
+    fn a_missing_part_is_a_gap_of_its_length() {
+        let gap = |open_parts, until: (u64, u32), start_ms| {
+            let mut rendition = filled("720p", 7, 1, open_parts);
+            let until = PartNumber { segment: until.0, part: until.1 };
+            let following = part(start_ms, 200, Ends::Part);
+            rendition.add_missing(until, &following.note);
+            assert_eq!(rendition.next(), Some(until), "{open_parts}");
+            assert_eq!(rendition.add(until, following), Added::New);
+            assert_eq!(rendition.segments.front().map(|first| first.number), Some(7));
+            let durations: Vec<_> = rendition.parts().map(|part| part.note.duration_ms).collect();
+            assert!(durations.iter().all(|ms| *ms == 200), "{durations:?}");
+            rendition.parts().filter(|part| part.presence == Presence::Missing).count()
+        };
+        assert_eq!(gap(3, (8, 4), 2_800), 1);
+        assert_eq!(gap(3, (8, 6), 3_200), 3);
+        assert_eq!(gap(9, (9, 0), 4_000), 1);
+        assert_eq!(gap(10, (9, 2), 4_400), 2);
+    }
+
+    /// Several breaks at once are those that others of the stream had; a number that goes back is none.
+    #[test]
+    fn what_cannot_be_counted_as_breaks_begins_anew() {
+        for (breaks, kept) in [(0, 2), (3, 2), (65, 1)] {
+            let mut rendition = filled("720p", 7, 0, 10);
+            let mut next = part(2_000, 200, Ends::Part);
+            next.note.discontinuities = breaks;
+            rendition.add(PartNumber { segment: 8, part: 0 }, next);
+            assert_eq!(rendition.segments.len(), kept, "{breaks}");
+        }
     }
 
     /// Before a gap, and where a segment had to end, its last part is not marked.

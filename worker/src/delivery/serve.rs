@@ -21,10 +21,9 @@ use tasuki_shared::id::PublicName;
 use tasuki_shared::limits::{DELIVERY_TEXTS_MAX, DELIVERY_WAITING_MAX};
 use tokio::task::spawn_local;
 
-/// Segments beyond the newest one that a client may ask for (RFC 8216bis, 6.2.5.2).
-const SEGMENTS_AHEAD_MAX: u64 = 2;
-/// The Advance Part Limit, as a time: a client asks for no part that is farther ahead (6.2.5.2).
-const PARTS_AHEAD_MS_MAX: u64 = 3_000;
+/// The Advance Part Limit (RFC 8216bis, 6.2.5.2): how many parts are in this, and at least three.
+const PARTS_AHEAD_MS: u64 = 3_000;
+const PARTS_AHEAD_MIN: u64 = 3;
 /// A wait is over after so many target durations (6.2.5.2).
 const WAIT_TARGETS: u64 = 3;
 /// Where a stream has not said its own yet.
@@ -322,15 +321,14 @@ impl Server {
         if let Some(until) = reload.until
             && stream.ending == Ending::Open
         {
-            let (Until::Segment(segment) | Until::Part(PartNumber { segment, .. })) = until;
-            if segment > edge.segment + SEGMENTS_AHEAD_MAX {
+            if is_beyond_segments(rendition, until) {
                 return Look::Refused(
                     StatusCode::BAD_REQUEST,
                     "_HLS_msn is beyond the next segments",
                 );
             }
             if !has(rendition, until) {
-                if parts_ahead(edge, until) > PARTS_AHEAD_MS_MAX / about.part_target_ms.max(1) {
+                if parts_ahead(edge, until) > advance_part_limit(about.part_target_ms) {
                     return Look::Refused(
                         StatusCode::BAD_REQUEST,
                         "_HLS_part is beyond the next parts",
@@ -451,6 +449,18 @@ fn has(rendition: &Rendition, until: Until) -> bool {
     }
 }
 
+/// Is it farther than two segments behind the last one that the playlist has (RFC 8216bis, 6.2.5.2)?
+/// One that is open has parts there and is no segment of it yet.
+fn is_beyond_segments(rendition: &Rendition, until: Until) -> bool {
+    let (Until::Segment(segment) | Until::Part(PartNumber { segment, .. })) = until;
+    // Two behind the last whole one is one behind the open one.
+    rendition.next().is_some_and(|next| segment > next.segment.saturating_add(1))
+}
+
+fn advance_part_limit(part_target_ms: u64) -> u64 {
+    (PARTS_AHEAD_MS / part_target_ms.max(1)).max(PARTS_AHEAD_MIN)
+}
+
 /// How many parts behind the edge a client asks for at least. How many the open segment still gets
 /// nobody knows.
 fn parts_ahead(edge: PartNumber, until: Until) -> u64 {
@@ -459,7 +469,7 @@ fn parts_ahead(edge: PartNumber, until: Until) -> u64 {
         Until::Part(number) if number.segment == edge.segment => {
             u64::from(number.part.saturating_sub(edge.part))
         }
-        Until::Part(number) => u64::from(number.part),
+        Until::Part(number) => u64::from(number.part) + 1,
     }
 }
 
@@ -490,7 +500,25 @@ mod tests {
     fn parts_are_counted_from_the_edge_or_from_the_next_segments_beginning() {
         let edge = PartNumber { segment: 8, part: 4 };
         let ahead = |segment, part| parts_ahead(edge, Until::Part(PartNumber { segment, part }));
-        assert_eq!((ahead(8, 5), ahead(8, 18), ahead(9, 0), ahead(10, 14)), (1, 14, 0, 14));
+        assert_eq!((ahead(8, 5), ahead(8, 18), ahead(9, 0), ahead(9, 13)), (1, 14, 1, 14));
         assert_eq!(parts_ahead(edge, Until::Segment(10)), 0);
+        let limits = [200, 220, 999, 1_000, 4_000].map(advance_part_limit);
+        assert_eq!(limits, [15, 13, 3, 3, 3]);
+    }
+
+    /// Two segments behind the last whole one may be asked for, and nothing farther.
+    #[test]
+    fn what_is_farther_than_two_segments_is_beyond() {
+        let beyond = |rendition: &Rendition, segment| {
+            let part = Until::Part(PartNumber { segment, part: 0 });
+            let whole = is_beyond_segments(rendition, Until::Segment(segment));
+            assert_eq!(is_beyond_segments(rendition, part), whole);
+            whole
+        };
+        // 8 is open, so that 7 is the last.
+        let open = filled("720p", 7, 1, 2);
+        assert!(!beyond(&open, 9) && beyond(&open, 10));
+        let whole = filled("720p", 7, 1, 10);
+        assert!(!beyond(&whole, 10) && beyond(&whole, 11) && beyond(&whole, u64::MAX));
     }
 }

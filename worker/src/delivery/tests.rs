@@ -5,6 +5,7 @@ mod audience;
 mod client;
 mod flv;
 mod protocols;
+mod reading;
 
 use super::flv::streams::Streams;
 use super::{Serving, start};
@@ -55,7 +56,11 @@ struct Packager {
 
 impl Packager {
     fn begin(root: &Path, labels: &[(&str, RenditionKind)]) -> Self {
-        let directory = root.join("live").join("cam");
+        Self::begin_as(root, "cam", labels)
+    }
+
+    fn begin_as(root: &Path, name: &str, labels: &[(&str, RenditionKind)]) -> Self {
+        let directory = root.join("live").join(name);
         fs::create_dir_all(&directory).unwrap();
         let name = |text: &str| PublicName::parse(text).unwrap();
         let renditions =
@@ -206,8 +211,11 @@ fn who_asks_ahead_waits_for_it_and_no_longer() {
     packager.parts(12);
     served(&plan(&root.0), |address| async move {
         let playlist = "/live/live/cam/720p/index.m3u8";
-        let beyond = get(address, &format!("{playlist}?_HLS_msn=11&_HLS_part=0")).await;
-        assert_eq!(beyond.status, 400, "{}", beyond.text());
+        // Segment 8 is open.
+        for far in ["_HLS_msn=10", "_HLS_msn=10&_HLS_part=0", "_HLS_msn=9&_HLS_part=13"] {
+            let beyond = get(address, &format!("{playlist}?{far}")).await;
+            assert_eq!(beyond.status, 400, "{far}: {}", beyond.text());
+        }
         for bad in ["_HLS_part=1", "_HLS_msn=x", "_HLS_skip=maybe"] {
             assert_eq!(get(address, &format!("{playlist}?{bad}")).await.status, 400, "{bad}");
         }

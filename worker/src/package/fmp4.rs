@@ -19,6 +19,9 @@ pub const VIDEO_TIMESCALE: u32 = 90_000;
 pub const VIDEO_TRACK_ID: u32 = 1;
 pub const AUDIO_TRACK_ID: u32 = 2;
 
+/// What [`FragmentClock::write_empty`] appends; no fragment with a sample is as short.
+pub const EMPTY_FRAGMENT_BYTES: u64 = 76;
+
 /// Stamps of bundled audio frames repeat; up to this many frames that is not taken for a gap.
 const AUDIO_SLACK_FRAMES: u64 = 3;
 const TICKS_PER_MS: i64 = 90;
@@ -220,6 +223,18 @@ impl FragmentClock {
         out.truncate(start);
         moof.encode(out).map_err(Fmp4Error::Write)?;
         put_mdat(fragment, out);
+        Ok(())
+    }
+
+    /// Appends `moof` and `mdat` of a time in which nothing begins: a track fragment without samples
+    /// (ISO/IEC 14496-12, 8.8.6).
+    pub fn write_empty(&mut self, out: &mut Vec<u8>) -> Result<(), Fmp4Error> {
+        let traf = Traf { trun: Vec::new(), ..traf(VIDEO_TRACK_ID, self.video_next, Vec::new()) };
+        let mfhd = Mfhd { sequence_number: self.sequence_next };
+        self.sequence_next = self.sequence_next.wrapping_add(1);
+        Moof { mfhd, traf: vec![traf] }.encode(out).map_err(Fmp4Error::Write)?;
+        let none = AudioTiming { sample_rate: 1, frame_samples: 1 };
+        put_mdat(&Fragment { video: &[], video_end_ms: None, audio: &[], audio_timing: none }, out);
         Ok(())
     }
 

@@ -261,6 +261,30 @@ fn reports_may_be_a_part_behind_and_never_ahead() {
     assert_eq!(report(place(7, 4), place(7, 3), place(7, 3)), [Duty::Report]);
 }
 
+/// The same pictures have the same number in all renditions; what only one has is not compared.
+#[test]
+fn renditions_whose_breaks_are_counted_otherwise_are_found() {
+    let numbers = |first: u64, second: u64| {
+        let mut judge = Judge::default();
+        let mut media = media(FIRST + 3, 2);
+        media.discontinuity_sequence = first;
+        media.segments[2].breaks = second;
+        media.segments[3].breaks = second;
+        judge.playlist(&media);
+        judge.numbers()
+    };
+    let duties = |one: &[(u64, u64)], two: &[(u64, u64)]| {
+        between(one, two).iter().map(|it| it.duty).collect::<Vec<_>>()
+    };
+    let sound = numbers(3, 1);
+    assert_eq!(sound.len(), 4);
+    let shifted: Vec<_> = sound.iter().map(|(date, breaks)| (date + 80, *breaks)).collect();
+    assert_eq!(duties(&sound, &shifted), []);
+    assert_eq!(duties(&sound, &[(DATE_MS + 1_000, 9)]), []);
+    assert_eq!(duties(&sound, &numbers(2, 1)), [Duty::BreaksAgree; 4]);
+    assert_eq!(duties(&sound, &numbers(3, 2)), [Duty::BreaksAgree; 2]);
+}
+
 /// What the delta tells and what it skips are the whole, and what is near the edge is told.
 #[test]
 fn a_delta_that_is_not_the_whole_is_found() {

@@ -10,6 +10,8 @@
 //! whoever owns the stream goes on. Only what is committed is fed, so that nothing in a part is
 //! ever made again.
 
+mod breaks;
+mod epoch;
 pub mod output;
 mod packager;
 pub mod place;

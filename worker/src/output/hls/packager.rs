@@ -10,6 +10,9 @@
 //! Invariants
 //! - A part ends where the next packet begins, so the durations of a segment's parts add up to
 //!   the segment's; only in front of a gap, and at the end, a last picture's duration is guessed.
+//! - No part is longer than its target: where nothing comes in time to end one, it ends there all the
+//!   same, and the next has the rest of that time. So a stream of few pictures and no sound has parts
+//!   without any.
 //! - What a packager decides follows from the packets and from the note of the last part alone: one
 //!   that was made from the note ([`Packager::resume`]) and is fed from the note's place makes the
 //!   same files, byte for byte.
@@ -17,17 +20,21 @@
 //!   farther apart than the margin: cuts are at keyframes of the source, and those that only a
 //!   rung has count where the source has none.
 
+mod close;
 mod init;
 mod open;
 
+use super::breaks::Hole;
+use super::epoch::Epoch;
 use super::place::{Ends, InitHash, PartNote, PartNumber, RenditionKind};
 use crate::media::packet::VideoCodec;
 use crate::media::timeline::Track;
 use crate::output::cursor::Place;
 use crate::output::record::{RecordPacket, SeriesId};
-use crate::package::fmp4::{AudioTiming, Fragment, FragmentClock};
+use crate::package::fmp4::FragmentClock;
+use close::video_end_ms;
 use init::{AudioHeader, InitFile, VideoHeader, headers_of};
-use open::{Cut, Open, sample};
+use open::{Cut, Open};
 use tasuki_shared::limits::HLS_ORIGIN_MS;
 
 /// Of a picture behind which nothing is known.
@@ -39,15 +46,6 @@ pub struct Rules {
     pub series: SeriesId,
     pub target_ms: i64,
     pub part_target_ms: i64,
-}
-
-/// Wall clock of the stream's timeline, set by the first picture of any rendition, and the number
-/// of a first segment. So it knows nothing of later steps of the clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Epoch {
-    /// Wall clock minus timeline.
-    pub offset_ms: Option<i64>,
-    pub first_segment: Option<u64>,
 }
 
 /// Where a picture can be decoded from.
@@ -136,21 +134,14 @@ enum State {
 enum Begins {
     Anew,
     /// There is something in front that it does not continue.
-    BehindABreak,
+    Behind(Break),
 }
 
-impl Epoch {
-    fn unix_ms(&mut self, at_ms: i64, now_unix_ms: u64) -> u64 {
-        let now = i64::try_from(now_unix_ms).unwrap_or(i64::MAX);
-        let offset_ms = *self.offset_ms.get_or_insert(now.saturating_sub(at_ms));
-        u64::try_from(offset_ms.saturating_add(at_ms)).unwrap_or(0)
-    }
-
-    /// Larger than any number of a directory that was there before: seconds, for segments are longer.
-    fn first(&mut self, now_unix_ms: u64) -> PartNumber {
-        let segment = *self.first_segment.get_or_insert(now_unix_ms / 1000);
-        PartNumber { segment, part: 0 }
-    }
+/// From the last packet in front to the first one behind, keyframe or not, if there was one yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Break {
+    from_ms: i64,
+    behind_ms: Option<i64>,
 }
 
 impl Packager {
@@ -183,7 +174,7 @@ impl Packager {
         Self {
             next: Some(PartNumber { segment: last.segment + 1, part: 0 }),
             discontinuities: note.map_or(0, |note| note.discontinuities),
-            state: State::Waiting(Begins::BehindABreak),
+            state: State::Waiting(Begins::Behind(Break { from_ms: i64::MIN, behind_ms: None })),
             ..Self::new(rules, kind)
         }
     }
@@ -251,6 +242,7 @@ impl Packager {
         out: &mut Vec<Made>,
     ) {
         let behind = packet.packet.behind;
+        epoch.received(packet.packet.dts_ms, now_unix_ms);
         let changed = || self.has_changed();
         match &self.state {
             State::Left => {}
@@ -270,6 +262,13 @@ impl Packager {
                     self.force(epoch, now_unix_ms, out);
                     self.take(packet, epoch, now_unix_ms, out);
                 }
+                Cut::Nothing | Cut::Part | Cut::Segment | Cut::Changed
+                    if open.is_overdue(&packet, &self.rules) =>
+                {
+                    // So often only as parts fit in front of a gap.
+                    self.end_in_time(&packet.packet, epoch, now_unix_ms, out);
+                    self.take(packet, epoch, now_unix_ms, out);
+                }
                 cut @ (Cut::Nothing | Cut::Part | Cut::Segment | Cut::Changed) => {
                     self.cut(cut, &packet.packet, epoch, now_unix_ms, out);
                     self.push(packet);
@@ -281,18 +280,20 @@ impl Packager {
 
     /// Something is missing between what was fed and what comes.
     pub fn gap(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
-        if let State::Open(_) = self.state {
+        if let State::Open(open) = &self.state {
+            let from_ms = open.newest_ms;
             self.end_segment(epoch, now_unix_ms, out);
             self.oddities.gaps += 1;
-            self.state = State::Waiting(Begins::BehindABreak);
+            self.state = State::Waiting(Begins::Behind(Break { from_ms, behind_ms: None }));
         }
     }
 
     /// The stream is over: what is held is a last part.
     pub fn finish(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
-        if let State::Open(_) = self.state {
+        if let State::Open(open) = &self.state {
+            let from_ms = open.newest_ms;
             self.end_segment(epoch, now_unix_ms, out);
-            self.state = State::Waiting(Begins::BehindABreak);
+            self.state = State::Waiting(Begins::Behind(Break { from_ms, behind_ms: None }));
         }
     }
 
@@ -346,14 +347,11 @@ impl Packager {
             Cut::Part => Ends::Part,
             Cut::Segment | Cut::Changed => Ends::Segment,
         };
-        let video_end_ms = match next.track {
-            Track::Video => Some(next.dts_ms),
-            Track::Audio => None,
-        };
-        self.close(next.dts_ms, video_end_ms, ends, epoch, now_unix_ms, out);
+        self.close(next.dts_ms, video_end_ms(next), ends, epoch, now_unix_ms, out);
         if cut == Cut::Changed {
             self.next_segment();
-            self.discontinuities += 1;
+            let hole = Hole::none(next.dts_ms);
+            self.discontinuities = epoch.breaks.number(hole, self.discontinuities);
             let _the_headers_were_looked_at = self.make_init(out);
         }
     }
@@ -365,16 +363,24 @@ impl Packager {
         now_unix_ms: u64,
         out: &mut Vec<Made>,
     ) {
-        let State::Waiting(begins) = self.state else { return };
+        let State::Waiting(begins) = &mut self.state else { return };
+        let dts_ms = packet.packet.dts_ms;
+        let hole = match begins {
+            Begins::Anew => None,
+            Begins::Behind(Break { from_ms, behind_ms }) => {
+                let behind_ms = *behind_ms.get_or_insert(dts_ms);
+                Some(Hole { from_ms: *from_ms, behind_ms, to_ms: dts_ms })
+            }
+        };
         if packet.key == Key::No || self.make_init(out).is_none() {
             return;
         }
-        let _set = epoch.unix_ms(packet.packet.dts_ms, now_unix_ms);
         let first = epoch.first(now_unix_ms);
         self.next.get_or_insert(first);
-        if begins == Begins::BehindABreak {
-            self.discontinuities += 1;
-        }
+        self.discontinuities = match hole {
+            None => epoch.breaks.in_force(dts_ms),
+            Some(hole) => epoch.breaks.number(hole, self.discontinuities),
+        };
         self.state = State::Open(Open::at(packet.packet.dts_ms));
         self.push(packet);
     }
@@ -398,105 +404,6 @@ impl Packager {
         if let State::Open(open) = &mut self.state {
             open.push(packet);
         }
-    }
-
-    /// Ends the segment in front of the newest packet that is held.
-    fn force(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
-        let State::Open(open) = &mut self.state else { return };
-        let Some(newest) = open.pop() else { return };
-        let RecordPacket { dts_ms, at, behind, .. } = newest.packet;
-        let video_end_ms = (newest.packet.track == Track::Video).then_some(dts_ms);
-        self.place = at;
-        self.close(dts_ms, video_end_ms, Ends::Segment, epoch, now_unix_ms, out);
-        self.next_segment();
-        self.push(newest);
-        self.place = behind;
-        self.oddities.forced_cuts += 1;
-    }
-
-    /// Ends the open segment although nothing follows that would say where.
-    fn end_segment(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
-        let State::Open(open) = &self.state else { return };
-        let step_ms = match open.video.as_slice() {
-            [.., before, last] => last.packet.dts_ms.saturating_sub(before.packet.dts_ms),
-            [_] | [] => LAST_PICTURE_MS,
-        };
-        let step_ms = step_ms.clamp(1, self.rules.part_target_ms);
-        let end_ms = open.newest_ms + step_ms;
-        let end_ms = end_ms.min(open.segment_start_ms.saturating_add(self.rules.target_ms));
-        self.close(end_ms, None, Ends::Segment, epoch, now_unix_ms, out);
-        self.next_segment();
-    }
-
-    /// Also behind a part that did not know that it would be a segment's last.
-    fn next_segment(&mut self) {
-        if let (State::Open(open), Some(PartNumber { segment, part: 1.. })) =
-            (&mut self.state, self.next)
-        {
-            self.next = Some(PartNumber { segment: segment + 1, part: 0 });
-            *open = Open::at(open.part_start_ms);
-        }
-    }
-
-    /// Makes a part of what is pending. One without anything is none, and ends no segment.
-    fn close(
-        &mut self,
-        end_ms: i64,
-        video_end_ms: Option<i64>,
-        ends: Ends,
-        epoch: &mut Epoch,
-        now_unix_ms: u64,
-        out: &mut Vec<Made>,
-    ) {
-        let (State::Open(open), Some(init), Some(number)) =
-            (&mut self.state, &self.init, self.next)
-        else {
-            return;
-        };
-        if open.is_empty() {
-            return;
-        }
-        let end_ms = end_ms.max(open.part_start_ms + 1);
-        let mut file = vec![0; PartNote::BOX_BYTES];
-        let video: Vec<_> = open.video.iter().map(sample).collect();
-        let audio: Vec<_> = open.audio.iter().map(sample).collect();
-        // Without sound it is not looked at.
-        let none = AudioTiming { sample_rate: 1, frame_samples: 1 };
-        let audio_timing = init.audio.as_ref().map_or(none, AudioHeader::timing);
-        let fragment = Fragment { video: &video, video_end_ms, audio: &audio, audio_timing };
-        if let Err(error) = self.clock.write_fragment(&fragment, &mut file) {
-            self.oddities.last_error = error.to_string();
-        }
-        let note = PartNote {
-            series: self.rules.series,
-            init: init.hash,
-            discontinuities: self.discontinuities,
-            start_ms: open.part_start_ms,
-            duration_ms: u32::try_from(end_ms - open.part_start_ms).unwrap_or(u32::MAX),
-            start_unix_ms: epoch.unix_ms(open.part_start_ms, now_unix_ms),
-            frames: u32::try_from(open.video.len()).unwrap_or(u32::MAX),
-            independent: open.independent(),
-            ends,
-            segment_start_ms: open.segment_start_ms,
-            source_keyframe_ms: open.source_keyframe_ms,
-            clock: self.clock,
-            place: self.place,
-        };
-        let mut head = Vec::with_capacity(PartNote::BOX_BYTES);
-        note.encode(&mut head);
-        file[..PartNote::BOX_BYTES].copy_from_slice(&head);
-        let PartNumber { segment, part } = number;
-        match ends {
-            Ends::Part => {
-                self.next = Some(PartNumber { segment, part: part + 1 });
-                open.next_part(end_ms);
-            }
-            Ends::Segment => {
-                self.next = Some(PartNumber { segment: segment + 1, part: 0 });
-                *open = Open::at(end_ms);
-            }
-        }
-        out.push(Made::Part { number, note: Box::new(note), file });
     }
 }
 

@@ -26,6 +26,7 @@ use crate::session::record::{BadSection, Put, Take};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use tasuki_shared::id::PublicName;
+use tasuki_shared::limits::{HLS_PART_NUMBER_MAX, HLS_SEGMENT_NUMBER_MAX};
 
 /// Name of the file with the [`StreamFile`].
 pub const STREAM_FILE: &str = "stream.json";
@@ -69,7 +70,7 @@ pub struct InitHash(pub u64);
 pub struct StreamFile {
     /// EXT-X-TARGETDURATION: no segment is longer, rounded to a second.
     pub target_ms: u64,
-    /// PART-TARGET: no part is longer while the source's frames are not.
+    /// PART-TARGET: no part is longer.
     pub part_target_ms: u64,
     /// How much of the past is kept.
     pub window_ms: u64,
@@ -111,7 +112,8 @@ pub struct PartNote {
     /// Whose logs `place` speaks of.
     pub series: SeriesId,
     pub init: InitHash,
-    /// How many there were in this rendition, up to one in front of this part.
+    /// How many there were in this stream, up to one in front of this part. Those that only other
+    /// renditions had count with the next of this one's own.
     pub discontinuities: u64,
     /// Decode time of its first packet, on the stream's timeline.
     pub start_ms: i64,
@@ -164,6 +166,10 @@ impl FileName {
         let (segment, rest) = name.strip_suffix(".m4s")?.split_once('.')?;
         let (part, rest) = rest.split_once('.')?;
         let number = PartNumber { segment: decimal(segment)?, part: decimal(part)? };
+        // Whoever counts on from one of these must not come to an end.
+        if number.segment > HLS_SEGMENT_NUMBER_MAX || number.part > HLS_PART_NUMBER_MAX {
+            return None;
+        }
         Some(Self::Part { label: label(rest)?, number })
     }
 }
@@ -380,6 +386,8 @@ mod tests {
             "left.",
             ".new.1.2.a.m4s",
             "18446744073709551616.0.a.m4s",
+            "18446744073709551615.0.a.m4s",
+            "7.4294967295.a.m4s",
             "1.2.a/b.m4s",
         ];
         for other in others {

@@ -11,7 +11,8 @@
 //! The side that feeds is told a place by an order and answers with a mark; what comes in between
 //! was read for a packager that is gone, and is passed over.
 
-use super::packager::{Epoch, HlsPacket, Made, Packager, Rules};
+use super::epoch::Epoch;
+use super::packager::{HlsPacket, Made, Packager, Rules};
 use super::place::{PartNote, PartNumber, RenditionFile, RenditionKind, StreamFile};
 use super::store::{Files, Newest, Opened, Put, Store};
 use crate::media::packet::VideoCodec;
@@ -215,6 +216,17 @@ impl<F: Files> Renditions<F> {
         }
     }
 
+    /// What has come at once, before any of it is taken.
+    pub fn received<'a>(&mut self, items: impl Iterator<Item = &'a HlsItem>, now_unix_ms: u64) {
+        let times = items.filter_map(|item| match item {
+            HlsItem::Packet(packet) => Some(packet.packet.dts_ms),
+            HlsItem::Mark { .. } | HlsItem::VideoHeader { .. } | HlsItem::AudioHeader { .. } => {
+                None
+            }
+        });
+        times.for_each(|at_ms| self.epoch.received(at_ms, now_unix_ms));
+    }
+
     pub fn take(&mut self, at: usize, item: HlsItem, now_unix_ms: u64, now: Instant) {
         let mut made = Vec::new();
         let Self { each, epoch, .. } = self;
@@ -268,6 +280,7 @@ impl<F: Files> Renditions<F> {
         let labels: Vec<_> = self.each.iter().map(|rendition| rendition.label.clone()).collect();
         match Store::open(files, &labels, *series, about) {
             Ok((store, opened)) => {
+                self.learn_breaks(&store);
                 self.store = Directory::Open(store);
                 for at in 0..self.each.len() {
                     self.order(at);
@@ -278,6 +291,22 @@ impl<F: Files> Renditions<F> {
                 self.stopped(files, &error, now);
                 Opened::Again
             }
+        }
+    }
+
+    /// Of discontinuities, what the notes of all renditions say.
+    fn learn_breaks(&mut self, store: &Store<F>) {
+        let breaks = &mut self.epoch.breaks;
+        let newest = (0..self.each.len()).filter_map(|at| Some((at, store.newest(at)?.note?)));
+        let (ours, others): (Vec<_>, Vec<_>) =
+            newest.partition(|(_, note)| note.series == self.rules.series);
+        for (at, note) in &ours {
+            breaks.learn(store.break_start_ms(*at, note), note.discontinuities);
+        }
+        // A new stream behind another one is a break for all, from its start on.
+        let most = others.iter().map(|(_, note)| note.discontinuities).max();
+        if let (true, Some(most)) = (ours.is_empty(), most) {
+            breaks.learn(i64::MIN, most.saturating_add(1));
         }
     }
 

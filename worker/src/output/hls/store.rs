@@ -9,6 +9,8 @@ mod sweep;
 
 pub use directory::{Directory, Files};
 pub use sweep::sweep;
+#[cfg(test)]
+use sweep::sweep_at_most;
 
 use super::place::{
     ENDED_FILE, FileName, InitHash, PartNote, PartNumber, STREAM_FILE, StreamFile,
@@ -57,6 +59,8 @@ struct Kept {
     label: PublicName,
     segments: BTreeMap<u64, Segment>,
     inits: BTreeSet<InitHash>,
+    /// Made last: the next part refers to it.
+    init_next: Option<InitHash>,
     has_left: HasLeft,
 }
 
@@ -91,6 +95,7 @@ impl<F: Files> Store<F> {
             label: label.clone(),
             segments: BTreeMap::new(),
             inits: BTreeSet::new(),
+            init_next: None,
             has_left: HasLeft::No,
         };
         let kept = labels.iter().map(kept).collect();
@@ -129,6 +134,25 @@ impl<F: Files> Store<F> {
         PartNote::split(&head).map(|(note, _)| note)
     }
 
+    /// Where those parts begin that have the number of discontinuities of this newest one.
+    #[must_use]
+    pub fn break_start_ms(&self, rendition: usize, newest: &PartNote) -> i64 {
+        let Some(kept) = self.kept.get(rendition) else { return newest.start_ms };
+        let segments: Vec<_> = kept.segments.iter().collect();
+        let first = |(segment, about): &(&u64, &Segment)| {
+            let number = PartNumber { segment: **segment, part: about.parts.first().copied()? };
+            self.note(rendition, number)
+        };
+        // They never go back, and reading one note of an hour's segments each would take its time.
+        let at = segments.partition_point(|segment| {
+            first(segment).is_none_or(|note| {
+                note.series != newest.series || note.discontinuities < newest.discontinuities
+            })
+        });
+        let found = segments.get(at).and_then(first);
+        found.map_or(newest.start_ms, |note| note.start_ms)
+    }
+
     /// Is what another owner made of a part what we made? Two places with nothing in between that a
     /// cursor gives may differ.
     #[must_use]
@@ -163,13 +187,12 @@ impl<F: Files> Store<F> {
 
     pub fn put_init(&mut self, rendition: usize, hash: InitHash, file: &[u8]) -> io::Result<()> {
         let Some(kept) = self.kept.get_mut(rendition) else { return Ok(()) };
-        if kept.inits.contains(&hash) {
-            return Ok(());
-        }
         let name = FileName::Init { label: kept.label.clone(), hash }.to_string();
-        // Its name says what is in it, so it does not matter who was first.
+        // Its name says what is in it, so it does not matter who was first. One that was there may be
+        // gone: an owner before has removed what no part of its own referred to.
         self.files.commit(&name, file)?;
         kept.inits.insert(hash);
+        kept.init_next = Some(hash);
         Ok(())
     }
 
@@ -240,17 +263,19 @@ impl<F: Files> Store<F> {
         let Some(parsed) = FileName::parse(name) else { return Ok(()) };
         let kept = &mut self.kept;
         match (parsed, opened) {
-            (FileName::Part { label, number }, _) => {
-                if let Some(kept) = of(kept, &label) {
+            (FileName::Part { label, number }, _) => match of(kept, &label) {
+                Some(kept) => {
                     let segment = kept.segments.entry(number.segment).or_default();
                     segment.parts.insert(number.part);
                 }
-            }
-            (FileName::Init { label, hash }, _) => {
-                if let Some(kept) = of(kept, &label) {
+                None => self.abandoned(name, opened)?,
+            },
+            (FileName::Init { label, hash }, _) => match of(kept, &label) {
+                Some(kept) => {
                     kept.inits.insert(hash);
                 }
-            }
+                None => self.abandoned(name, opened)?,
+            },
             (FileName::Left { .. } | FileName::Ended, Opened::FirstTime) => {
                 self.files.remove(name)?;
             }
@@ -264,6 +289,14 @@ impl<F: Files> Store<F> {
             (FileName::Stream, _) => {}
         }
         Ok(())
+    }
+
+    /// Of a rendition that this stream does not have: nobody else would ever remove it.
+    fn abandoned(&self, name: &str, opened: Opened) -> io::Result<()> {
+        match opened {
+            Opened::FirstTime => self.files.remove(name),
+            Opened::Again => Ok(()),
+        }
     }
 
     fn retire_of(&mut self, rendition: usize, keep_ms: u64) -> usize {
@@ -325,10 +358,12 @@ impl<F: Files> Store<F> {
         }
         let segments: Vec<_> = self.kept[rendition].segments.keys().copied().collect();
         let mut used = BTreeSet::from([current]);
+        used.extend(self.kept[rendition].init_next);
         for segment in segments {
             used.extend(self.about(rendition, segment).map(|about| about.init));
         }
-        let Kept { label, inits, .. } = &mut self.kept[rendition];
+        let Kept { label, inits, segments: _, init_next: _, has_left: _ } =
+            &mut self.kept[rendition];
         for hash in inits.iter().filter(|hash| !used.contains(hash)) {
             let name = FileName::Init { label: label.clone(), hash: *hash }.to_string();
             let _gone_or_tried_by_the_next_owner = self.files.remove(&name);

@@ -178,6 +178,7 @@ fn package<F: Files>(
         };
         match received {
             Ok(batch) => {
+                renditions.received(batch.iter().map(|(_, item)| item), clock::unix_ms());
                 for (rendition, item) in batch {
                     shared.taken(&item);
                     renditions.take(rendition, item, clock::unix_ms(), clock::now());

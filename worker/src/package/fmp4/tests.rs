@@ -168,3 +168,19 @@ proptest! {
         }
     }
 }
+
+/// A time without samples is a fragment that any reader of boxes takes, and it moves no clock.
+#[test]
+fn an_empty_fragment_has_a_time_and_no_samples() {
+    let mut clock = FragmentClock { video_next: 77, ..FragmentClock::new(0) };
+    let mut out = Vec::new();
+    clock.write_empty(&mut out).unwrap();
+    assert_eq!(u64::try_from(out.len()).unwrap(), EMPTY_FRAGMENT_BYTES);
+    assert_eq!((clock.video_next, clock.sequence_next), (77, 2));
+    let mut rest = out.as_slice();
+    let moof = Moof::decode(&mut rest).unwrap();
+    let [traf] = moof.traf.as_slice() else { panic!("{moof:?}") };
+    assert_eq!(traf.tfdt.as_ref().unwrap().base_media_decode_time, 77);
+    assert!(traf.trun.is_empty());
+    assert_eq!(rest, [&8_u32.to_be_bytes()[..], b"mdat"].concat());
+}

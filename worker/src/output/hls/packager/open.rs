@@ -85,6 +85,11 @@ impl Open {
         self.video.is_empty() && self.audio.is_empty()
     }
 
+    /// Would the part be too long if only this packet ended it?
+    pub(super) fn is_overdue(&self, next: &HlsPacket, rules: &Rules) -> bool {
+        next.packet.dts_ms.saturating_sub(self.part_start_ms) > rules.part_target_ms
+    }
+
     pub(super) fn independent(&self) -> Independent {
         match self.video.first().map(|first| first.key) {
             Some(Key::Source | Key::Own) => Independent::Yes,

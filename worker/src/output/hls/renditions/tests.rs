@@ -1,5 +1,7 @@
 //! A directory that is full, and one that two owners are in.
 
+mod breaks;
+
 use super::*;
 use crate::output::hls::packager::tests::{AVCC, packets};
 use crate::output::hls::place::FileName;

@@ -2,62 +2,88 @@
 //! server that was killed.
 
 use crate::output::hls::place::{FileName, STREAM_FILE, StreamFile};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tasuki_shared::limits::{HLS_SWEEP_AGE, HLS_SWEEP_DIRECTORIES_MAX, HLS_SWEEP_FILES_MAX};
 
 /// Removes, under the root of `own` (`<root>/<application>/<name>`), directories of other streams
-/// whose newest file is older than their window and a while. Returns how many.
+/// in which nothing has happened for their window and a while. Returns how many.
+///
+/// It looks at all of them, for any order of a directory's names may put the stale ones last; what
+/// bounds its time is how many files it removes. The next stream's beginning goes on.
 pub fn sweep(own: &Path, now_unix_ms: u64) -> usize {
+    sweep_at_most(own, now_unix_ms, HLS_SWEEP_FILES_MAX)
+}
+
+pub(super) fn sweep_at_most(own: &Path, now_unix_ms: u64, files_max: usize) -> usize {
     let Some(root) = own.parent().and_then(Path::parent) else { return 0 };
     let mut swept = 0;
-    let mut left = HLS_SWEEP_DIRECTORIES_MAX;
-    for application in children(root) {
-        for stream in children(&application) {
-            if left == 0 {
-                return swept;
-            }
-            left -= 1;
-            if stream != own && is_stale(&stream, now_unix_ms) {
-                swept += usize::from(remove(&stream));
-            }
+    let mut left = files_max;
+    let streams = children(root).flat_map(|application| children(&application));
+    for stream in streams.take(HLS_SWEEP_DIRECTORIES_MAX) {
+        if left == 0 {
+            break;
+        }
+        if stream != own && is_stale(&stream, now_unix_ms) {
+            swept += usize::from(remove(&stream, &mut left) == Removed::All);
         }
     }
     swept
 }
 
-fn children(directory: &Path) -> Vec<std::path::PathBuf> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    let entries = entries.take(HLS_SWEEP_DIRECTORIES_MAX).filter_map(Result::ok);
+fn children(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
     // The entry's own type: a symbolic link is not followed.
     let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    directories.map(|entry| entry.path()).collect()
+    directories.map(|entry| entry.path())
 }
 
-/// Only what says that it is one of ours is.
+/// Only what says that it is one of ours is. Each file that comes or goes is in the directory's own
+/// time, so that a live one is told by that alone.
 fn is_stale(stream: &Path, now_unix_ms: u64) -> bool {
+    let Some(touched_ms) = touched_unix_ms(stream) else { return false };
+    let is_quiet_for = |time: Duration| {
+        let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        now_unix_ms.saturating_sub(touched_ms) > time_ms
+    };
+    if !is_quiet_for(HLS_SWEEP_AGE) {
+        return false;
+    }
     let Ok(text) = std::fs::read(stream.join(STREAM_FILE)) else { return false };
     let Ok(about) = serde_json::from_slice::<StreamFile>(&text) else { return false };
-    let age = Duration::from_millis(about.window_ms).saturating_add(HLS_SWEEP_AGE);
-    let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-    let Ok(entries) = std::fs::read_dir(stream) else { return false };
-    let entries = entries.take(HLS_SWEEP_FILES_MAX).filter_map(Result::ok);
-    let modified = entries.filter_map(|entry| entry.metadata().ok()?.modified().ok());
-    let newest = modified.filter_map(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).max();
-    let newest = newest.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    now_unix_ms.saturating_sub(newest) > age_ms
+    is_quiet_for(Duration::from_millis(about.window_ms).saturating_add(HLS_SWEEP_AGE))
+}
+
+fn touched_unix_ms(directory: &Path) -> Option<u64> {
+    let modified = std::fs::symlink_metadata(directory).ok()?.modified().ok()?;
+    let since = modified.duration_since(std::time::UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Removed {
+    All,
+    InPart,
 }
 
 /// The file that tells whose it is goes last, so that what is left of a try is found again.
-fn remove(stream: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(stream) else { return false };
-    for entry in entries.take(HLS_SWEEP_FILES_MAX).filter_map(Result::ok) {
+fn remove(stream: &Path, left: &mut usize) -> Removed {
+    let Ok(entries) = std::fs::read_dir(stream) else { return Removed::InPart };
+    for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name();
         let is_ours = |name: &str| FileName::parse(name).is_some() || name.starts_with('.');
-        if name != STREAM_FILE && name.to_str().is_some_and(is_ours) {
-            let _tried_again_by_another_stream = std::fs::remove_file(entry.path());
+        if name == STREAM_FILE || !name.to_str().is_some_and(is_ours) {
+            continue;
         }
+        if *left == 0 {
+            return Removed::InPart;
+        }
+        *left -= 1;
+        let _tried_again_by_another_stream = std::fs::remove_file(entry.path());
     }
     let _as_above = std::fs::remove_file(stream.join(STREAM_FILE));
-    std::fs::remove_dir(stream).is_ok()
+    match std::fs::remove_dir(stream) {
+        Ok(()) => Removed::All,
+        Err(_) => Removed::InPart,
+    }
 }

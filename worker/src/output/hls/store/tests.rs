@@ -171,6 +171,74 @@ fn a_new_stream_removes_what_the_last_one_said_of_its_end_and_not_the_other_way_
     assert_eq!(serde_json::from_slice::<StreamFile>(&text).unwrap(), about(&["720p", "source"]));
 }
 
+/// Whoever has removed it since, an init segment that a next part refers to is there.
+#[test]
+fn an_init_segment_is_made_again_and_stays_until_its_first_part_is_there() {
+    let directory = fixture::Directory::new();
+    let (mut old, _) = open(&directory.path, SERIES);
+    for hash in [6, 7] {
+        old.put_init(0, InitHash(hash), b"init").unwrap();
+    }
+    put(&mut old, 1, 0, 1_000, b"x");
+    put(&mut old, 2, 0, 100_000, b"x");
+    let (mut new, _) = open(&directory.path, SERIES);
+    assert_eq!(old.retire(60_000), 1);
+    let six = directory.path.join(format!("init.{}.720p.mp4", InitHash(6)));
+    assert!(!six.exists());
+    new.put_init(0, InitHash(6), b"init").unwrap();
+    assert!(six.exists(), "the new owner knew of one that is gone");
+    // Before its first part the directory is full, and old segments go early.
+    put(&mut new, 3, 0, 101_000, b"x");
+    assert_eq!(new.retire(0), 2);
+    assert!(six.exists());
+}
+
+/// A stream that is published again without one of its renditions does not keep it for ever.
+#[test]
+fn what_a_stream_does_not_have_any_more_is_removed_when_it_begins_anew() {
+    let directory = fixture::Directory::new();
+    let (mut store, _) = open(&directory.path, SERIES);
+    put(&mut store, 1, 0, 1_000, b"x");
+    let others = ["1.0.1080p.m4s".to_owned(), format!("init.{}.1080p.mp4", InitHash(3))];
+    for name in &others {
+        std::fs::write(directory.path.join(name), "x").unwrap();
+    }
+    let there = || others.iter().filter(|name| directory.path.join(name).exists()).count();
+    let _ = open(&directory.path, SERIES);
+    assert_eq!(there(), 2, "the same stream has nothing to remove");
+    let _ = open(&directory.path, OTHER);
+    assert_eq!((there(), directory.path.join("1.0.720p.m4s").exists()), (0, true));
+}
+
+/// However many directories there are, each that is stale is found, with more files than one turn
+/// removes as well.
+#[test]
+fn a_stale_directory_among_thousands_is_swept() {
+    let root = fixture::Directory::new();
+    let live = root.path.join("live");
+    for number in 0..1_500 {
+        std::fs::create_dir_all(live.join(format!("empty{number}"))).unwrap();
+    }
+    let made = |name: &str| {
+        let path = live.join(name);
+        let (mut store, _) = open(&path, SERIES);
+        for part in 0..6 {
+            put(&mut store, 1, part, 1_000, b"x");
+        }
+        path
+    };
+    let stale: Vec<_> = (0..8).map(|number| made(&format!("stale{number}"))).collect();
+    let own = made("own");
+    let later = tasuki_shared::clock::unix_ms() + 60_000 + 6 * 60_000;
+    // Eight files each, and the own one's are not looked at.
+    let mut swept = 0;
+    for _ in 0..8 {
+        swept += sweep_at_most(&own, later, 10);
+    }
+    assert_eq!(swept, 8);
+    assert!(stale.iter().all(|path| !path.exists()) && own.exists());
+}
+
 #[test]
 fn directories_of_streams_long_gone_are_swept_and_all_others_stay() {
     let root = fixture::Directory::new();
