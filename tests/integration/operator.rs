@@ -133,13 +133,13 @@ fn workers_are_rotated_and_streams_moved_by_whoever_confirms() {
         operator.reads(&format!("article[aria-label='Stream {NAME}'] .at"), &after)?;
 
         operator.click(&Within::Top, "Rotate all")?;
-        operator.is_asked("Rotate all workers")?;
+        operator.is_asked("Rotate all processes")?;
         operator.click(&Within::Dialog, "Rotate")?;
-        // Two that serve, one that stands by, and that this was all.
+        // Two that serve, one that stands by, dialer, delivery, console, and that this was all.
         let told = operator.outcome()?;
-        ensure!(told.len() == 4, "{told:?}");
+        ensure!(told.len() == 7, "{told:?}");
         let status = server.status()?;
-        ensure!(status.recycles.len() == 4, "{:?}", status.recycles);
+        ensure!(status.recycles.len() == 7, "{:?}", status.recycles);
         ensure!(status.state != "draining", "what was cancelled was done: {}", status.state);
         for publisher in &mut publishers {
             publisher.must_run().context("what was cancelled was done")?;

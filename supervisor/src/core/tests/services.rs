@@ -101,7 +101,11 @@ fn a_fresh_one_that_does_not_come_costs_nothing() {
     }
     assert_eq!(outcome(&bench, old), "failed: no fresh worker in time");
     // The last of them was only starting, and was killed.
-    bench.on(died(newest(&bench, Role::Delivery), Death::Signalled(9)));
+    let killed = bench.core.slots.iter().filter(|slot| slot.state_name() == "ending");
+    let killed: Vec<_> = killed.filter_map(Slot::process).map(|it| it.generation).collect();
+    for generation in killed {
+        bench.on(died(generation, Death::Signalled(9)));
+    }
     let slots: Vec<_> = bench.core.slots.iter().filter(|s| s.role == Role::Delivery).collect();
     let [slot] = slots[..] else { panic!("one slot: {slots:?}") };
     assert_eq!(slot.process().map(|process| process.generation), Some(old));

@@ -22,8 +22,8 @@ function wordsOf(ask: Ask): Words {
   switch (ask.what) {
     case "rotate":
       return {
-        title: ask.worker === null ? "Rotate all workers" : `Rotate ${ask.worker}`,
-        text: `${ask.worker === null ? "One after another, each worker is" : "The worker is"} replaced by a fresh one. ${plural(ask.streams, "stream")} move${ask.streams === 1 ? "s" : ""} without a break for publishers or viewers.`,
+        title: ask.worker === null ? "Rotate all processes" : `Rotate ${ask.worker}`,
+        text: `${ask.worker === null ? "One after another, each process but the supervisor is" : "The process is"} replaced by a fresh one. ${plural(ask.streams, "stream")} move${ask.streams === 1 ? "s" : ""} without a break for publishers or viewers.`,
         verb: "Rotate",
         isGrave: false,
       };
