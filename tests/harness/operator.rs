@@ -74,7 +74,8 @@ impl Operator {
         text.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Clicks a button in its middle, once it is there and nothing lies above it.
+    /// Clicks a button in its middle, once it is there, nothing lies above it, and it stands still: a
+    /// page that fills moves what is below.
     pub fn click(&mut self, within: &Within, text: &str) -> Result<()> {
         let middle = format!(
             "(() => {{
@@ -88,9 +89,13 @@ impl Operator {
             button(within, text)
         );
         let what = format!("a button {text:?} of {within:?}");
+        let mut before = None;
         let at = wait::until(&what, BOUND, || {
             let at = self.browser.evaluate(&middle)?;
-            Ok(at[0].as_f64().zip(at[1].as_f64()))
+            let at = at[0].as_f64().zip(at[1].as_f64());
+            let stands = at.is_some() && at == before;
+            before = at;
+            Ok(at.filter(|_| stands))
         });
         let (x, y) = at.with_context(|| format!("the page says\n{}", self.text("body")))?;
         self.browser.click(x, y)

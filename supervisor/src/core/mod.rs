@@ -18,6 +18,7 @@
 //! | [`handoff`] | one session's way to another worker |
 //! | [`owner_word`] | what becomes of it by what its owner word says |
 //! | [`recycle`] | replacing a worker under its sessions |
+//! | [`fresh`] | the fresh processes for that, and temporary slots |
 //! | [`rotation`] | which recycles, in which order, and who is told |
 //! | [`delivery`] | what is told of live streams to who serves viewers |
 //! | [`audience`] | who these viewers are, over all processes |
@@ -36,6 +37,7 @@ pub mod dial;
 pub mod drain;
 pub mod event;
 pub mod evidence;
+pub mod fresh;
 pub mod handoff;
 pub mod hang;
 pub mod lease;
