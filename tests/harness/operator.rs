@@ -33,6 +33,9 @@ impl Within {
     }
 }
 
+/// A button that is in the same place so often, a hundredth of a second apart, stands still.
+const LOOKS_STANDING: u32 = 40;
+
 #[derive(Debug)]
 pub struct Operator {
     browser: Browser,
@@ -89,13 +92,13 @@ impl Operator {
             button(within, text)
         );
         let what = format!("a button {text:?} of {within:?}");
-        let mut before = None;
+        let (mut before, mut looks) = (None, 0);
         let at = wait::until(&what, BOUND, || {
             let at = self.browser.evaluate(&middle)?;
             let at = at[0].as_f64().zip(at[1].as_f64());
-            let stands = at.is_some() && at == before;
+            looks = if at == before { looks + 1 } else { 0 };
             before = at;
-            Ok(at.filter(|_| stands))
+            Ok(at.filter(|_| looks >= LOOKS_STANDING))
         });
         let (x, y) = at.with_context(|| format!("the page says\n{}", self.text("body")))?;
         self.browser.click(x, y)
