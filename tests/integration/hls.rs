@@ -7,7 +7,8 @@ use nix::unistd::Pid;
 use std::path::Path;
 use tasuki_shared::message::Haste;
 use tasuki_shared::status::{Reply, Request};
-use tasuki_tests::fixture::Recipe;
+use tasuki_tests::duties::playlist::Media;
+use tasuki_tests::fixture::{Audio, Recipe};
 use tasuki_tests::passage::{BOUND, NAME};
 use tasuki_tests::place::in_run_directory;
 use tasuki_tests::publisher::{self, Pace};
@@ -59,6 +60,40 @@ fn moves_and_deaths_of_workers_show_in_no_playlist() {
         publisher.finish(BOUND).context("the publisher was disconnected")?;
         server.wait_no_sessions(BOUND)?;
         viewer::check_whole(&address, STREAM, &LABELS, &recipe, run.path())?;
+        server.stop()
+    });
+}
+
+/// Two pictures a second and no sound: no part is longer than PART-TARGET for it, and the parts without
+/// a picture in between keep no decoder from playing each picture once.
+#[test]
+fn few_pictures_without_sound_come_in_parts_of_the_usual_target() {
+    in_run_directory("hls_few_pictures", |run| {
+        let recipe = Recipe { fps: 2, gop: 4, audio: Audio::None, ..Recipe::small(16) };
+        let setup = Setup { audio: None, ..setup(run.path()) };
+        let mut server = Server::start(run.path(), &setup)?;
+        let address = server.viewers()?;
+        let file = recipe.file()?;
+        let mut publisher =
+            publisher::ffmpeg(run.path(), "publisher", &file, &server.url(NAME), Pace::RealTime)?;
+        publisher.finish(BOUND).context("the publisher was disconnected")?;
+        server.wait_no_sessions(BOUND)?;
+        viewer::check_whole(&address, STREAM, &LABELS, &recipe, run.path())?;
+        for label in LABELS {
+            let path = format!("/live/{STREAM}/{label}/index.m3u8");
+            let media = Media::parse(&get(&address, &path)?.text()?)?;
+            ensure!(media.part_target_us == 220_000, "{label}: {}", media.part_target_us);
+            let listed: Vec<_> = media.segments.iter().filter(|it| !it.parts.is_empty()).collect();
+            let parts: Vec<_> = listed.iter().flat_map(|segment| &segment.parts).collect();
+            ensure!(parts.iter().all(|part| part.duration_us <= 220_000), "{label}: {parts:?}");
+            let whole = listed.iter().filter_map(|segment| segment.whole.as_ref());
+            let time_us: u64 = whole.map(|whole| whole.duration_us).sum();
+            let parts_us: u64 = parts.iter().map(|part| part.duration_us).sum();
+            ensure!(parts.len() > 20 && parts_us == time_us, "{label}: {parts_us}, {time_us}");
+            // So far from the edge that there is a picture.
+            let hold_back_us = media.control.part_hold_back_us;
+            ensure!(hold_back_us >= 3 * 440_000, "{label}: {hold_back_us}");
+        }
         server.stop()
     });
 }

@@ -285,7 +285,7 @@ impl Client<'_> {
             }
             self.seen.refusals += 1;
         }
-        self.first_refused(media)?;
+        self.first_refused()?;
         // Of the open segment; it may have ended meanwhile, and then the next one's is meant.
         let query = format!("?_HLS_msn={segment}&_HLS_part={beyond}");
         let answered = self.at_once(&self.playlist_path(&query))?;
@@ -303,10 +303,11 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// The nearest that is refused, unless the playlist has gone on meanwhile.
-    fn first_refused(&mut self, media: &Media) -> Result<()> {
-        let Some(beyond) = media.first_beyond() else { return Ok(()) };
-        let answered = self.at_once(&self.playlist_path(&format!("?_HLS_msn={beyond}")))?;
+    /// The nearest that is refused. Where the playlist went on meanwhile it was none, and was waited for.
+    fn first_refused(&mut self) -> Result<()> {
+        let Some(beyond) = self.media("")?.0.first_beyond() else { return Ok(()) };
+        let path = self.playlist_path(&format!("?_HLS_msn={beyond}"));
+        let answered = ask(self.watched.address, &path)?;
         let now = self.media("")?.0;
         let is_same = now.first_beyond() == Some(beyond) && now.ending == Ending::Open;
         if is_same && answered.response.status != 400 {
