@@ -495,7 +495,7 @@ fn a_rotation_replaces_every_worker_under_live_connections_and_waits() {
     let replies = server.ask_all(&json!({ "request": "rotate", "reason": "test" }));
     let (last, recycles) = replies.split_last().unwrap();
     assert_eq!(last["reply"], "done");
-    assert_eq!(recycles.len(), 2, "the standby and the one that serves: {recycles:?}");
+    assert_eq!(recycles.len(), 3, "the standby, the one that serves, the dialer: {recycles:?}");
     for recycle in recycles {
         assert_eq!(recycle["outcome"], "done", "{recycle}");
         assert_eq!((&recycle["reason"], &recycle["detail"]), (&json!("operator"), &json!("test")));
@@ -514,9 +514,9 @@ fn a_rotation_replaces_every_worker_under_live_connections_and_waits() {
     let (old, new) = (pids(&before), pids(&status));
     assert!(new.iter().all(|pid| !old.contains(pid)), "{old:?} {new:?}");
     assert!(status["workers"].as_array().unwrap().iter().all(|w| w["restarts"] == 0));
-    assert_eq!(status["recycles"].as_array().unwrap().len(), 2);
+    assert_eq!(status["recycles"].as_array().unwrap().len(), 3);
     let refused = server.ask(&json!({ "request": "rotate", "worker": "w9", "reason": "" }));
-    assert_eq!(refused.unwrap()["reason"], "no worker runs in a slot w9");
+    assert_eq!(refused.unwrap()["reason"], "no process runs in a slot w9");
 }
 
 #[test]
@@ -533,7 +533,8 @@ fn hangups_in_a_row_rotate_and_then_once_more() {
         let recycles = status["recycles"].as_array().unwrap();
         recycles.iter().filter(|r| r["reason"] == "reload" && r["outcome"] == "done").count()
     };
-    server.until("two rotations of two workers are done", |status| reloads(status) == 4);
+    let both = "two rotations of two workers and the dialer are done";
+    server.until(both, |status| reloads(status) == 6);
     echoes(&mut stream, "after all of them");
     server.ready();
 }

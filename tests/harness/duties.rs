@@ -16,6 +16,7 @@ use crate::passage::{BOUND, NAME};
 use crate::publisher::{self, Pace};
 use crate::server::{Rung, Server, Setup};
 use crate::viewer;
+use crate::wait;
 use anyhow::{Context, Result, anyhow, ensure};
 use follow::{Seen, Watched};
 use nix::sys::signal::{Signal, kill};
@@ -75,6 +76,8 @@ pub fn run(directory: &Path, watching: &Watching, chance: &mut Chance) -> Result
     let url = server.url(NAME);
     let mut publisher = publisher::ffmpeg(directory, "publisher", &file, &url, Pace::RealTime)?;
     server.wait_live(NAME, BOUND)?;
+    // Its directory comes with its first packets.
+    wait::until("the stream at delivery", BOUND, || Ok(files.is_dir().then_some(())))?;
     let (disturbed, seen) = thread::scope(|scope| {
         let clients = [source, encoded].map(|watched| {
             scope.spawn(move || follow::follow(&watched).context(watched.label.to_owned()))
