@@ -77,7 +77,10 @@ pub fn run(directory: &Path, watching: &Watching, chance: &mut Chance) -> Result
     let mut publisher = publisher::ffmpeg(directory, "publisher", &file, &url, Pace::RealTime)?;
     server.wait_live(NAME, BOUND)?;
     // Its directory comes with its first packets.
-    wait::until("the stream at delivery", BOUND, || Ok(files.is_dir().then_some(())))?;
+    wait::until("the stream at delivery", BOUND, || {
+        let multivariant = viewer::get(&address, &format!("/live/{STREAM}/index.m3u8"))?;
+        Ok((multivariant.status != 404).then_some(()))
+    })?;
     let (disturbed, seen) = thread::scope(|scope| {
         let clients = [source, encoded].map(|watched| {
             scope.spawn(move || follow::follow(&watched).context(watched.label.to_owned()))
