@@ -18,10 +18,11 @@ pub fn run(arguments: &[String]) -> Result<()> {
     };
     let deliveries = named::number(arguments, "deliveries", 20)?;
     for plan in [plan, Plan { deliveries, ..Plan::default() }] {
-        let watched =
-            in_kept_directory("soak-browser", |run| playback::run(run.path(), plan, &mut chance))?;
-        println!("{}", watched.summary());
-        watched.check()?;
+        in_kept_directory("soak-browser", |run| {
+            let watched = playback::run(run.path(), plan, &mut chance)?;
+            println!("{}", watched.summary());
+            watched.check()
+        })?;
     }
     println!("screenshots are in screenshots/ of the target directory");
     Ok(())
