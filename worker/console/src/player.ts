@@ -4,7 +4,7 @@ import Hls, { type ErrorData, type HlsConfig, type LevelDetails } from "hls.js/l
 import { RateController } from "./rate";
 
 const LOOK_EVERY_MS = 100;
-const TARGET_BEHIND_MS = 400;
+const TARGET_BEHIND_MS = 450;
 const ERRORS_KEPT = 200;
 const GAPS_KEPT = 200;
 /** A picture that stands for longer is a gap, whatever the frame rate. */

@@ -67,7 +67,7 @@ export class RateController {
 
   targetMs(nowMs: number, partMs: number): number {
     // With fewer pictures a second parts are longer than usual, and so is what must be kept.
-    return Math.max(this.wantedMs, 1.8 * partMs) + this.extra(nowMs);
+    return Math.max(this.wantedMs, 2 * partMs) + this.extra(nowMs);
   }
 
   look({ nowMs, bufferMs, edgeMs, partMs }: Look): Pace {

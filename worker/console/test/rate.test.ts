@@ -6,7 +6,7 @@ const PART_MS = 200;
 
 /** A viewer of a stream whose parts arrive late by `lateMs(part)`, simulated in steps of 10 ms. */
 function watch({ startMs, seconds, lateMs = () => 0 }: { startMs: number; seconds: number; lateMs?: (part: number) => number }) {
-  const pace = new RateController(400);
+  const pace = new RateController(450);
   let [edge, played, rate] = [startMs, 0, 1];
   let [stalledMs, jumps, slowest, fastest] = [0, 0, 1, 1];
   let part = 0;
@@ -37,7 +37,7 @@ function watch({ startMs, seconds, lateMs = () => 0 }: { startMs: number; second
 
 test("a viewer who starts too far behind comes to half a second and stays there at normal speed", () => {
   const seen = watch({ startMs: 1600, seconds: 60 });
-  assert.ok(Math.abs(seen.behindMs - 400) < 45, `${seen.behindMs} ms behind`);
+  assert.ok(Math.abs(seen.behindMs - 450) < 45, `${seen.behindMs} ms behind`);
   assert.equal(seen.stalledMs, 0);
   assert.equal(seen.jumps, 0);
   assert.ok(seen.fastest > 1.04 && seen.fastest <= RATE_MAX);
@@ -47,7 +47,7 @@ test("a viewer who starts too near the edge plays slower and never stands", () =
   const seen = watch({ startMs: 260, seconds: 40 });
   assert.equal(seen.stalledMs, 0);
   assert.ok(seen.slowest >= RATE_MIN && seen.slowest < 1);
-  assert.ok(Math.abs(seen.behindMs - 400) < 60, `${seen.behindMs} ms behind`);
+  assert.ok(Math.abs(seen.behindMs - 450) < 60, `${seen.behindMs} ms behind`);
 });
 
 test("parts that come irregularly are kept ahead of, without a stall or a jump", () => {
@@ -63,16 +63,16 @@ test("only who is three seconds behind jumps", () => {
 });
 
 test("a stall keeps the viewer farther from the edge, and that is forgotten", () => {
-  const pace = new RateController(400);
-  assert.equal(pace.targetMs(0, PART_MS), 400);
+  const pace = new RateController(450);
+  assert.equal(pace.targetMs(0, PART_MS), 450);
   pace.stalled(0);
   pace.stalled(100);
   assert.ok(pace.targetMs(200, PART_MS) > 500);
   assert.ok(pace.targetMs(120_000, PART_MS) < 500);
   for (let stall = 0; stall < 100; stall += 1) pace.stalled(0);
-  assert.ok(pace.targetMs(0, PART_MS) <= 1400);
+  assert.ok(pace.targetMs(0, PART_MS) <= 1450);
 });
 
 test("longer parts are kept one more of", () => {
-  assert.equal(new RateController(400).targetMs(0, 1000), 1800);
+  assert.equal(new RateController(450).targetMs(0, 1000), 2000);
 });

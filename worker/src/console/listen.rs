@@ -107,6 +107,8 @@ async fn converse(
     tokio::pin!(conversation);
     // Browsers leave in the middle of everything.
     tokio::select! {
+        // What came before the word to leave is answered.
+        biased;
         _left = &mut conversation => return,
         _told = told(&mut leaving) => conversation.as_mut().graceful_shutdown(),
     }

@@ -54,7 +54,15 @@ async fn serve(inherited: Inherited) -> Result<Exit, LineError> {
     // What was asked is answered; who listens to events asks again, and the next process answers.
     doors.shutdown().await;
     leaving.send_replace(true);
-    listen::emptied(&connections).await;
+    let emptied = listen::emptied(&connections);
+    tokio::pin!(emptied);
+    loop {
+        tokio::select! {
+            () = &mut emptied => break,
+            // It gives its signs of life meanwhile.
+            order = service.order() => drop(order?),
+        }
+    }
     service.flushed().await?;
     Ok(Exit::Done)
 }

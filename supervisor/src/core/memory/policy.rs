@@ -275,8 +275,12 @@ impl Policy {
         }
         let sample = subject.look.sample;
         let count = |over: u32, is, most| if is > most { over.saturating_add(1) } else { 0 };
-        subject.threads_over = count(subject.threads_over, sample.threads, self.limits.threads_max);
-        subject.fds_over = count(subject.fds_over, sample.fds, self.limits.fds_max);
+        // Of a service they are as many as it has clients, for which it has bounds of its own.
+        if look.duty != Duty::Attends {
+            let MemoryLimits { threads_max, fds_max, .. } = self.limits;
+            subject.threads_over = count(subject.threads_over, sample.threads, threads_max);
+            subject.fds_over = count(subject.fds_over, sample.fds, fds_max);
+        }
         if look.duty == Duty::Idle {
             subject.verdict = Verdict::Fine;
             return;
@@ -408,8 +412,7 @@ impl Policy {
             let largest = self
                 .subjects
                 .values()
-                .filter(|s| matches!(s.look.duty, Duty::Serves | Duty::Attends))
-                .filter(|s| s.gain() >= PRESSURE_GAIN_BYTES_MIN)
+                .filter(|s| s.look.duty == Duty::Serves && s.gain() >= PRESSURE_GAIN_BYTES_MIN)
                 .max_by_key(|subject| subject.gain());
             if let Some(subject) = largest {
                 let generation = subject.look.generation;

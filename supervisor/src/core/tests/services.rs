@@ -263,3 +263,61 @@ fn one_that_is_reaped_late_died_as_it_should() {
     bench.on(died(worker, Death::Exited(0)));
     assert_eq!(bench.core.status(bench.now).deaths, []);
 }
+
+/// Viewers are connections, and connections are fds: however many, they are no reason for anything.
+#[test]
+fn many_viewers_are_no_leak() {
+    let mut bench = bench();
+    let old = delivery(&bench);
+    let host =
+        HostMemory { total_bytes: 16 << 30, available_bytes: 12 << 30, ..HostMemory::default() };
+    let sample = Sample { footprint_bytes: 30 << 20, fds: 20_000, ..Sample::default() };
+    for _ in 0..100 {
+        bench.now += SAMPLE_INTERVAL;
+        bench.says(old, FromWorker::Purged);
+        bench.on(Event::Sampled { cpu_percent: 1.0, host, workers: vec![(old, sample)] });
+    }
+    assert_eq!(delivery(&bench), old);
+    assert!(bench.core.recycle_statuses(bench.now).is_empty());
+}
+
+/// While the old delivery still leaves, the fresh one is in a temporary slot: a worker's recycle that
+/// fails does not take it away.
+#[test]
+fn another_recycle_that_fails_leaves_delivery_alone() {
+    let mut bench = bench();
+    let old = delivery(&bench);
+    recycle(&mut bench, old);
+    let fresh = newest(&bench, Role::Delivery);
+    bench.warm(fresh);
+    bench.on(died(fresh, Death::Signalled(11)));
+    let worker = newest(&bench, Role::Worker);
+    recycle(&mut bench, worker);
+    bench.after_heard(FRESH_WORKER_DEADLINE, &[old]);
+    assert!(outcome(&bench, worker).starts_with("failed"));
+    let serves = newest(&bench, Role::Delivery);
+    assert!(serves != fresh && serves != old);
+    bench.on(died(old, Death::Exited(0)));
+    let slots: Vec<_> = bench.core.slots.iter().filter(|s| s.role == Role::Delivery).collect();
+    let [slot] = slots[..] else { panic!("one slot: {slots:?}") };
+    assert_eq!(slot.tenure, Tenure::Fixed);
+}
+
+/// One that leaves and dies of something else on its way is not started again.
+#[test]
+fn a_death_on_the_way_out_starts_nobody() {
+    let mut bench = bench();
+    let first = delivery(&bench);
+    recycle(&mut bench, first);
+    let second = newest(&bench, Role::Delivery);
+    bench.warm(second);
+    recycle(&mut bench, second);
+    let third = newest(&bench, Role::Delivery);
+    bench.warm(third);
+    bench.on(died(second, Death::Signalled(11)));
+    bench.on(died(first, Death::Exited(0)));
+    bench.after_heard(SECOND, &[third]);
+    let slots: Vec<_> = bench.core.slots.iter().filter(|s| s.role == Role::Delivery).collect();
+    let [slot] = slots[..] else { panic!("one slot: {slots:?}") };
+    assert_eq!(slot.process().map(|process| process.generation), Some(third));
+}
