@@ -74,15 +74,9 @@ impl<R: Rules> Core<R> {
     pub(super) fn check_drain(&mut self, now: Duration) {
         match self.stage {
             Stage::Draining { until: Some(until) } if now >= until => self.end_all(now),
-            // Viewers shall have the end of what they watch, whatever a worker does.
-            Stage::Closing { until } if now >= until => {
-                for at in 0..self.slots.len() {
-                    if self.slots[at].role == Role::Worker {
-                        self.kill(now, at, KillReason::Shutdown);
-                    }
-                }
+            Stage::Closing { until } | Stage::Parting { until } if now >= until => {
+                self.kill_all(now);
             }
-            Stage::Parting { until } if now >= until => self.kill_all(now),
             Stage::Running
             | Stage::Draining { .. }
             | Stage::Closing { .. }
