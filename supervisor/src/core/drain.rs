@@ -15,13 +15,14 @@ use super::event::{Announcement, Effect, Loudness};
 use super::lease::Session;
 use super::publish::Publish;
 use super::restart::KillReason;
+use super::service::is_service;
 use super::settings::Rules;
 use super::worker::{Reaping, Slot, State};
 use super::{Core, Stage};
 use std::time::Duration;
 use tasuki_shared::exit::Exit;
 use tasuki_shared::id::SessionId;
-use tasuki_shared::limits::{CLOSING_GRACE, REAP_DEADLINE};
+use tasuki_shared::limits::{CLOSING_GRACE, REAP_DEADLINE, SERVICES_LEAVE_DEADLINE};
 use tasuki_shared::message::{EndReason, RefuseReason, Role};
 
 impl<R: Rules> Core<R> {
@@ -35,9 +36,9 @@ impl<R: Rules> Core<R> {
             }
             Stage::Draining { until: Some(_) } | Stage::Closing { .. } => {
                 self.stage = Stage::Closing { until: now };
-                self.kill_all(now);
+                self.kill_those(now, |_| true);
             }
-            Stage::Parting { .. } => self.kill_all(now),
+            Stage::Parting { .. } => self.kill_those(now, |_| true),
             Stage::Left => {}
         }
     }
@@ -68,15 +69,17 @@ impl<R: Rules> Core<R> {
         }
         self.call_moves_off(now);
         self.refuse_lobbies(now);
-        self.drain_workers(now);
+        self.send_away(now, |role| !is_service(role));
     }
 
     pub(super) fn check_drain(&mut self, now: Duration) {
         match self.stage {
             Stage::Draining { until: Some(until) } if now >= until => self.end_all(now),
-            Stage::Closing { until } | Stage::Parting { until } if now >= until => {
-                self.kill_all(now);
+            // Viewers shall have the end of what they watch, whatever a worker does.
+            Stage::Closing { until } if now >= until => {
+                self.kill_those(now, |role| !is_service(role));
             }
+            Stage::Parting { until } if now >= until => self.kill_those(now, |_| true),
             Stage::Running
             | Stage::Draining { .. }
             | Stage::Closing { .. }
@@ -90,16 +93,18 @@ impl<R: Rules> Core<R> {
         let is_left = |role| self.slots.iter().any(|slot| slot.role == role && slot.is_alive());
         match self.stage {
             Stage::Draining { .. } | Stage::Closing { .. } if !is_left(Role::Worker) => {
-                self.part_from_services(now);
+                // Nobody will have them any more.
+                for session in self.session_ids() {
+                    self.close_quietly(session);
+                }
+                self.stage = Stage::Parting { until: now + SERVICES_LEAVE_DEADLINE };
+                self.send_away(now, is_service);
             }
             Stage::Parting { .. } => {}
             Stage::Running | Stage::Draining { .. } | Stage::Closing { .. } | Stage::Left => return,
         }
         if self.slots.iter().any(Slot::is_alive) {
             return;
-        }
-        for session in self.session_ids() {
-            self.close_quietly(session);
         }
         self.stage = Stage::Left;
         self.effects.push(Effect::Leave(Exit::Done));
@@ -113,9 +118,11 @@ impl<R: Rules> Core<R> {
         }
     }
 
-    fn kill_all(&mut self, now: Duration) {
+    fn kill_those(&mut self, now: Duration, dies: fn(Role) -> bool) {
         for at in 0..self.slots.len() {
-            self.kill(now, at, KillReason::Shutdown);
+            if dies(self.slots[at].role) {
+                self.kill(now, at, KillReason::Shutdown);
+            }
         }
     }
 
@@ -145,15 +152,12 @@ impl<R: Rules> Core<R> {
         self.sessions.keys().copied().collect()
     }
 
-    fn drain_workers(&mut self, now: Duration) {
+    /// Tells those of these roles to go when they have nothing to stay for. Who only starts, or has
+    /// not even begun to, has nothing to finish.
+    pub(super) fn send_away(&mut self, now: Duration, goes: fn(Role) -> bool) {
         let mut told = Vec::new();
-        for at in 0..self.slots.len() {
-            let slot = &mut self.slots[at];
-            match slot.role {
-                Role::Worker => {}
-                Role::Dialer | Role::Delivery | Role::Console => continue,
-            }
-            let state = match std::mem::replace(&mut slot.state, State::Gone) {
+        for slot in self.slots.iter_mut().filter(|slot| goes(slot.role)) {
+            slot.state = match std::mem::replace(&mut slot.state, State::Gone) {
                 State::Standby(process)
                 | State::Serving(process)
                 | State::Isolated(process)
@@ -161,7 +165,6 @@ impl<R: Rules> Core<R> {
                     told.push(process.generation);
                     State::Draining(process)
                 }
-                // It has nothing to finish.
                 State::Starting(process, _) => {
                     self.effects.push(Effect::Kill { generation: process.generation });
                     let reaping = Reaping::Awaited { deadline: now + REAP_DEADLINE };
@@ -170,7 +173,6 @@ impl<R: Rules> Core<R> {
                 State::Backoff { .. } => State::Gone,
                 other @ (State::Ending(..) | State::Gone) => other,
             };
-            slot.state = state;
         }
         for generation in told {
             self.say_farewell(generation);

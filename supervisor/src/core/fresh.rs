@@ -38,7 +38,7 @@ impl<R: Rules> Core<R> {
             self.announce_recycle(at, Loudness::Info, "recycle_moving", format!("to {to}"));
             self.step_recycle(now, at);
         } else if now >= deadline {
-            self.retire_temporary(now);
+            self.retire_temporary(now, role);
             self.finish_recycle(now, at, Some("no fresh worker in time".to_owned()));
         } else if !self.slots.iter().any(|slot| is_coming(slot, role)) {
             self.add_slot(now, role, Tenure::Temporary);
@@ -59,10 +59,13 @@ impl<R: Rules> Core<R> {
         }
         let role = self.slots[at].role;
         let temporary = |slot: &Slot| {
-            slot.tenure == Tenure::Temporary
-                && slot.role == role
-                && slot.is_alive()
-                && !matches!(slot.state, State::Draining(_) | State::Ending(..))
+            let may_come = match slot.state {
+                State::Starting(..) | State::Standby(_) | State::Serving(_) => true,
+                // It would come back in its temporary slot, beside another here.
+                State::Backoff { .. } => is_service(role),
+                State::Isolated(_) | State::Draining(_) | State::Ending(..) | State::Gone => false,
+            };
+            slot.tenure == Tenure::Temporary && slot.role == role && may_come
         };
         if let Some(fresh) = self.slots.iter().position(temporary) {
             self.slots[at].state = std::mem::replace(&mut self.slots[fresh].state, State::Gone);
@@ -71,13 +74,17 @@ impl<R: Rules> Core<R> {
         }
     }
 
-    /// A fresh worker that nobody needs any more goes.
-    pub(super) fn retire_temporary(&mut self, now: Duration) {
+    /// A fresh process that nobody needs any more goes.
+    pub(super) fn retire_temporary(&mut self, now: Duration, role: Role) {
+        // While the old service only leaves, whoever is to serve is in a temporary slot.
+        if is_service(role) && !self.is_served_as_fixed(role) {
+            return;
+        }
         for at in 0..self.slots.len() {
             let slot = &mut self.slots[at];
             match slot.tenure {
-                Tenure::Fixed | Tenure::Quarantine(_) => continue,
-                Tenure::Temporary => {}
+                Tenure::Temporary if slot.role == role => {}
+                Tenure::Fixed | Tenure::Temporary | Tenure::Quarantine(_) => continue,
             }
             match &slot.state {
                 State::Starting(..) | State::Standby(_) => {
@@ -91,6 +98,15 @@ impl<R: Rules> Core<R> {
                 | State::Gone => {}
             }
         }
+    }
+
+    /// Is the service of this role, or will it soon be, what its fixed slot has?
+    pub(super) fn is_served_as_fixed(&self, role: Role) -> bool {
+        self.slots.iter().any(|slot| {
+            slot.role == role
+                && slot.tenure == Tenure::Fixed
+                && matches!(slot.state, State::Starting(..) | State::Serving(_))
+        })
     }
 
     /// Slots of the past are not kept.

@@ -357,7 +357,7 @@ impl<R: Rules> Core<R> {
             Phase::Over { .. } => return,
         };
         if matches!(self.recycles[at].phase, Phase::Preparing { .. }) {
-            self.retire_temporary(now);
+            self.retire_temporary(now, self.recycles[at].role);
         }
         self.finish_recycle(now, at, failure);
     }

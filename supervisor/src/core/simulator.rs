@@ -14,7 +14,7 @@ use tasuki_shared::id::PushId;
 use tasuki_shared::kernel::Death;
 use tasuki_shared::limits::{
     ADOPT_DEADLINE, ARRIVAL_DEADLINE, CLOSING_GRACE, END_GRACE, HANG_DEADLINE, ORPHAN_DEADLINE,
-    REAP_DEADLINE,
+    REAP_DEADLINE, UNKILLABLE_DEADLINE,
 };
 use tasuki_shared::memory::session::WorkPlace;
 use tasuki_shared::message::{Admission, EndReason, Owner, Verdict};
@@ -399,6 +399,11 @@ impl World {
             + SECOND;
         for (session, connection) in &self.open {
             let since = connection.unowned_since;
+            // What a process that outlives its kill owns waits for its end, or a minute.
+            let owner = self.core.sessions.get(session).and_then(Session::generation);
+            let is_stuck =
+                owner.and_then(|owner| self.alive.get(&owner)).is_some_and(|b| b.unkillable);
+            let patience = if is_stuck { patience + UNKILLABLE_DEADLINE } else { patience };
             let forgotten = since.is_some_and(|since| self.now > since + patience);
             assert!(!forgotten, "{context}: {session} has had no owner since {since:?}");
             assert!(self.core.has_session(*session), "{context}: {session} is held for nobody");

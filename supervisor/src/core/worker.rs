@@ -21,6 +21,7 @@ use super::event::{Announcement, Effect, Fds, Killer, Loss, Loudness, Sample};
 use super::hang::{Suspicion, beat_interval};
 use super::poison::Work;
 use super::restart::{Cause, KillReason, Next, Restarts};
+use super::service::is_service;
 use super::settings::Rules;
 use super::{Core, Stage};
 use std::collections::{BTreeMap, BTreeSet};
@@ -510,6 +511,8 @@ impl<R: Rules> Core<R> {
         // Who is still suspected gets another worker of its own.
         let ends = match tenure {
             Tenure::Fixed => false,
+            // One that was on its way out has somebody in its place.
+            Tenure::Temporary if is_service(self.slots[at].role) => planned || was_draining,
             Tenure::Temporary => planned,
             Tenure::Quarantine(_) => true,
         };

@@ -3,7 +3,7 @@
 use super::delivery::{delivery, told, with_viewers};
 use super::*;
 use tasuki_shared::limits::{
-    FRESH_WORKER_DEADLINE, LINGER_DEADLINE, SAMPLE_INTERVAL, SERVICES_LEAVE_DEADLINE,
+    CLOSING_GRACE, FRESH_WORKER_DEADLINE, LINGER_DEADLINE, SAMPLE_INTERVAL, SERVICES_LEAVE_DEADLINE,
 };
 use tasuki_shared::message::Haste;
 
@@ -279,4 +279,63 @@ fn many_viewers_are_no_leak() {
     }
     assert_eq!(delivery(&bench), old);
     assert!(bench.core.recycle_statuses(bench.now).is_empty());
+}
+
+/// While the old delivery still leaves, the fresh one is in a temporary slot: a worker's recycle that
+/// fails does not take it away.
+#[test]
+fn another_recycle_that_fails_leaves_delivery_alone() {
+    let mut bench = bench();
+    let old = delivery(&bench);
+    recycle(&mut bench, old);
+    let fresh = newest(&bench, Role::Delivery);
+    bench.warm(fresh);
+    bench.on(died(fresh, Death::Signalled(11)));
+    let worker = newest(&bench, Role::Worker);
+    recycle(&mut bench, worker);
+    bench.after_heard(FRESH_WORKER_DEADLINE, &[old]);
+    assert!(outcome(&bench, worker).starts_with("failed"));
+    let serves = newest(&bench, Role::Delivery);
+    assert!(serves != fresh && serves != old);
+    bench.on(died(old, Death::Exited(0)));
+    let slots: Vec<_> = bench.core.slots.iter().filter(|s| s.role == Role::Delivery).collect();
+    let [slot] = slots[..] else { panic!("one slot: {slots:?}") };
+    assert_eq!(slot.tenure, Tenure::Fixed);
+}
+
+/// One that leaves and dies of something else on its way is not started again.
+#[test]
+fn a_death_on_the_way_out_starts_nobody() {
+    let mut bench = bench();
+    let first = delivery(&bench);
+    recycle(&mut bench, first);
+    let second = newest(&bench, Role::Delivery);
+    bench.warm(second);
+    recycle(&mut bench, second);
+    let third = newest(&bench, Role::Delivery);
+    bench.warm(third);
+    bench.on(died(second, Death::Signalled(11)));
+    bench.on(died(first, Death::Exited(0)));
+    bench.after_heard(SECOND, &[third]);
+    let slots: Vec<_> = bench.core.slots.iter().filter(|s| s.role == Role::Delivery).collect();
+    let [slot] = slots[..] else { panic!("one slot: {slots:?}") };
+    assert_eq!(slot.process().map(|process| process.generation), Some(third));
+}
+
+/// A worker that hangs to the end of a stop is killed alone; viewers have their goodbye all the same.
+#[test]
+fn a_worker_that_hangs_at_a_stop_takes_no_service_along() {
+    let mut bench = bench();
+    let (dialer, delivery) = (bench.dialer(), delivery(&bench));
+    let (_, worker) = bench.live("a");
+    bench.on(Event::Terminate);
+    let deadline = bench.core.settings.shutdown_deadline;
+    bench.after_heard(deadline, &[]);
+    let effects = bench.after_heard(CLOSING_GRACE, &[]);
+    assert!(effects.contains(&Effect::Kill { generation: worker }));
+    for service in [dialer, delivery] {
+        assert!(!effects.contains(&Effect::Kill { generation: service }));
+    }
+    let effects = bench.on(died(worker, Death::Signalled(9)));
+    assert_eq!(told(&effects, delivery), ["drain"]);
 }
