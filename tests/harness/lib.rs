@@ -39,6 +39,7 @@ pub mod picture;
 pub mod place;
 pub mod playback;
 pub mod plot;
+pub mod ports;
 pub mod proc;
 pub mod publisher;
 pub mod raw_publisher;

@@ -1,18 +1,19 @@
 //! The origin: a real nginx with the distribution's RTMP module, on loopback, in a run directory.
 
 use crate::child::{self, Child};
+use crate::ports::free_port;
 use crate::wait;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Ports are chosen, then given to nginx: another process may take one in between.
+/// Somebody else's program may take a port between our choice and nginx's binding it.
 const START_ATTEMPTS: usize = 5;
 const START_BOUND: Duration = Duration::from_secs(10);
 const STOP_BOUND: Duration = Duration::from_secs(10);
@@ -187,7 +188,8 @@ impl Origin {
 
     /// The RTMP module's statistics as XML.
     pub fn statistics(&self) -> Result<String> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.http_port))?;
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.http_port))
+            .context("the origin's statistics")?;
         stream.set_read_timeout(Some(HTTP_BOUND))?;
         stream.write_all(b"GET /stat HTTP/1.0\r\n\r\n")?;
         let mut reply = String::new();
@@ -209,12 +211,6 @@ impl Origin {
         self.process.kill()?;
         Ok(())
     }
-}
-
-/// A TCP port of loopback that was free a moment ago.
-pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-    Ok(listener.local_addr()?.port())
 }
 
 /// The module as Debian and Ubuntu install it; a relative path would be below the prefix.

@@ -373,7 +373,7 @@ fn ask_line(socket: &Path, request: &Request, bound: Duration) -> Result<String>
 }
 
 fn send(socket: &Path, request: &Request, bound: Duration) -> Result<UnixStream> {
-    let mut stream = UnixStream::connect(socket)?;
+    let mut stream = UnixStream::connect(socket).context("the status socket")?;
     stream.set_read_timeout(Some(bound))?;
     stream.set_write_timeout(Some(bound))?;
     let mut request = serde_json::to_vec(request)?;

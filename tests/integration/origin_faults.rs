@@ -13,8 +13,9 @@ use tasuki_shared::status::{PushStatus, SessionStatus, Status};
 use tasuki_tests::fixture::Recipe;
 use tasuki_tests::flv::{Flv, Kind, Tag};
 use tasuki_tests::frames;
-use tasuki_tests::origin::{self, Origin};
+use tasuki_tests::origin::Origin;
 use tasuki_tests::place::{RunDirectory, in_run_directory};
+use tasuki_tests::ports::free_port;
 use tasuki_tests::raw_publisher::RawPublisher;
 use tasuki_tests::scene::{BOUND, CHUNK_SIZE, SMALL, ladder};
 use tasuki_tests::server::{Server, Setup};
@@ -143,7 +144,7 @@ fn origin_at(run: &RunDirectory, label: &str, port: u16) -> Result<Origin> {
 #[test]
 fn an_origin_that_comes_up_later_is_found() {
     in_run_directory("late-origin", |run| {
-        let port = origin::free_port()?;
+        let port = free_port()?;
         let mut server = server(run, port, "")?;
         let mut origin = None;
         while_publishing(&mut server, |server| {
@@ -163,7 +164,7 @@ fn an_origin_that_comes_up_later_is_found() {
 #[test]
 fn an_origin_that_is_killed_and_started_again_gets_the_stream_from_a_keyframe() {
     in_run_directory("killed-origin", |run| {
-        let port = origin::free_port()?;
+        let port = free_port()?;
         let first = origin_at(run, "first", port)?;
         let mut server = server(run, port, "")?;
         let mut second = None;
@@ -194,7 +195,7 @@ fn a_frozen_origin_is_cut_once_its_message_is_overwritten_and_gets_the_rest_from
         // A fat source in a small log: what the kernel's buffers hold is soon passed by.
         let recipe =
             Recipe { width: 640, height: 360, video_kbps: 6000, preset: "ultrafast", ..recipe() };
-        let port = origin::free_port()?;
+        let port = free_port()?;
         let origin = origin_at(run, "origin", port)?;
         let setup = Setup {
             workers: Some(1),
@@ -286,7 +287,7 @@ fn an_origin_that_refuses_is_named_and_asked_again_less_and_less_often() {
 #[test]
 fn a_publish_refused_by_the_origin_shows_the_origin_s_words() {
     in_run_directory("taken-origin", |run| {
-        let port = origin::free_port()?;
+        let port = free_port()?;
         let origin = origin_at(run, "origin", port)?;
         // Somebody else publishes under the names of both renditions.
         let source = Flv::read(&recipe().file()?)?;

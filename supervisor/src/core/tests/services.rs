@@ -28,12 +28,20 @@ fn newest(bench: &Bench, role: Role) -> Generation {
     bench.spawned.iter().rev().find(|(spawned, _)| *spawned == role).unwrap().1
 }
 
-/// A rotation replaces the workers first, then the processes without sessions, one after another.
-#[test]
-fn a_rotation_replaces_every_process() {
-    let mut bench = bench();
-    let old: Vec<Generation> = bench.spawned.iter().map(|(_, generation)| *generation).collect();
+/// The slot of delivery, when there is one.
+fn only_delivery(bench: &Bench) -> &Slot {
+    let slots: Vec<_> = bench.core.slots.iter().filter(|s| s.role == Role::Delivery).collect();
+    let [slot] = slots[..] else { panic!("one slot: {slots:?}") };
+    slot
+}
+
+fn reload(bench: &mut Bench) {
     bench.core.reload(bench.now, Settings { workers: 1, standby: 0, ..with_viewers() }, KeyIsName);
+}
+
+/// Every process of a rotation that has begun becomes warm, and every old one leaves. Gives the old
+/// ones in the order in which they left.
+fn rotated(bench: &mut Bench, old: &[Generation]) -> Vec<Generation> {
     let mut order = Vec::new();
     for _ in 0..old.len() {
         // The first spawns come with the reload itself.
@@ -41,19 +49,49 @@ fn a_rotation_replaces_every_process() {
         let fresh = fresh.expect("a fresh process").generation;
         bench.warm(fresh);
         let leaves = old.iter().copied().find(|generation| {
-            let goes = ["leaving", "done"].contains(&&*outcome(&bench, *generation));
+            let goes = ["leaving", "done"].contains(&&*outcome(bench, *generation));
             goes && !order.contains(generation)
         });
         let leaves = leaves.expect("an old one that leaves");
         order.push(leaves);
         bench.on(died(leaves, Death::Exited(0)));
-        assert_eq!(outcome(&bench, leaves), "done");
+        assert_eq!(outcome(bench, leaves), "done");
     }
-    assert_eq!(order, old, "workers come first");
+    order
+}
+
+/// A rotation replaces the workers first, then the processes without sessions, one after another.
+#[test]
+fn a_rotation_replaces_every_process() {
+    let mut bench = bench();
+    let old: Vec<Generation> = bench.spawned.iter().map(|(_, generation)| *generation).collect();
+    reload(&mut bench);
+    assert_eq!(rotated(&mut bench, &old), old, "workers come first");
     let roles: Vec<Role> = bench.core.slots.iter().map(|slot| slot.role).collect();
     assert_eq!(roles, [Role::Worker, Role::Dialer, Role::Delivery], "no slot is left over");
     assert!(bench.core.slots.iter().all(|slot| slot.state_name() == "serving"));
     assert_eq!(bench.core.status(bench.now).deaths, []);
+}
+
+/// However often the configuration is read again during a rotation, one more follows: the processes
+/// that were fresh already have what it said before.
+#[test]
+fn reloads_during_a_rotation_are_one_more_rotation() {
+    let mut bench = bench();
+    let first: Vec<Generation> = bench.spawned.iter().map(|(_, generation)| *generation).collect();
+    for _ in 0..4 {
+        reload(&mut bench);
+    }
+    assert_eq!(bench.core.recycle_statuses(bench.now).len(), first.len());
+    rotated(&mut bench, &first);
+    // The end of the last began the second rotation.
+    let recycles = bench.core.recycle_statuses(bench.now);
+    let waiting = recycles.iter().filter(|recycle| recycle.outcome != "done");
+    let second: Vec<Generation> = waiting.map(|it| Generation(it.generation)).rev().collect();
+    assert_eq!(second.len(), first.len());
+    rotated(&mut bench, &second);
+    assert_eq!(bench.core.recycle_statuses(bench.now).len(), 2 * first.len());
+    assert!(bench.core.slots.iter().all(|slot| slot.state_name() == "serving"));
 }
 
 /// Both serve until the old one is told to leave; streams are told to both, as long as both are there.
@@ -77,8 +115,7 @@ fn viewers_are_never_without_delivery() {
     assert_eq!(told(&effects, fresh), ["live a"]);
     assert_eq!(outcome(&bench, old), "done");
     bench.on(died(old, Death::Exited(0)));
-    let slots: Vec<_> = bench.core.slots.iter().filter(|s| s.role == Role::Delivery).collect();
-    let [slot] = slots[..] else { panic!("one slot: {slots:?}") };
+    let slot = only_delivery(&bench);
     assert_eq!(slot.process().map(|process| process.generation), Some(fresh));
     assert_eq!(slot.restarts.total, 0, "a planned end is no restart");
 }
@@ -106,8 +143,7 @@ fn a_fresh_one_that_does_not_come_costs_nothing() {
     for generation in killed {
         bench.on(died(generation, Death::Signalled(9)));
     }
-    let slots: Vec<_> = bench.core.slots.iter().filter(|s| s.role == Role::Delivery).collect();
-    let [slot] = slots[..] else { panic!("one slot: {slots:?}") };
+    let slot = only_delivery(&bench);
     assert_eq!(slot.process().map(|process| process.generation), Some(old));
     assert_eq!(slot.state_name(), "serving");
 }
@@ -148,8 +184,7 @@ fn a_second_replacement_meanwhile_leaves_one() {
     assert_eq!(outcome(&bench, second), "done");
     bench.on(died(first, Death::Exited(0)));
     bench.on(died(second, Death::Exited(0)));
-    let slots: Vec<_> = bench.core.slots.iter().filter(|s| s.role == Role::Delivery).collect();
-    let [slot] = slots[..] else { panic!("one slot: {slots:?}") };
+    let slot = only_delivery(&bench);
     assert_eq!(slot.process().map(|process| process.generation), Some(third));
     assert_eq!(slot.tenure, Tenure::Fixed);
 }
@@ -298,8 +333,7 @@ fn another_recycle_that_fails_leaves_delivery_alone() {
     let serves = newest(&bench, Role::Delivery);
     assert!(serves != fresh && serves != old);
     bench.on(died(old, Death::Exited(0)));
-    let slots: Vec<_> = bench.core.slots.iter().filter(|s| s.role == Role::Delivery).collect();
-    let [slot] = slots[..] else { panic!("one slot: {slots:?}") };
+    let slot = only_delivery(&bench);
     assert_eq!(slot.tenure, Tenure::Fixed);
 }
 
@@ -317,8 +351,7 @@ fn a_death_on_the_way_out_starts_nobody() {
     bench.on(died(second, Death::Signalled(11)));
     bench.on(died(first, Death::Exited(0)));
     bench.after_heard(SECOND, &[third]);
-    let slots: Vec<_> = bench.core.slots.iter().filter(|s| s.role == Role::Delivery).collect();
-    let [slot] = slots[..] else { panic!("one slot: {slots:?}") };
+    let slot = only_delivery(&bench);
     assert_eq!(slot.process().map(|process| process.generation), Some(third));
 }
 
