@@ -245,7 +245,8 @@ pub const DELIVERY_AGAIN_MAX: usize = DELIVERY_STREAMS_MAX;
 pub const DELIVERY_CATCH_UP_PARTS_MAX: usize = 1024;
 /// Of a file below the HLS directory; a larger one is not ours.
 pub const DELIVERY_FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// Bodies of new parts in memory; beyond it they are read from their files.
+/// Bodies of new parts in memory; beyond it they are read from their files. Segments in one piece that
+/// are made of them take as much again.
 pub const DELIVERY_MEDIA_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Playlists kept as text.
 pub const DELIVERY_TEXTS_MAX: usize = 4096;
@@ -426,6 +427,9 @@ pub const CHANNEL_CLOSED_GRACE: Duration = Duration::from_secs(1);
 pub const REAP_DEADLINE: Duration = Duration::from_secs(5);
 /// Two processes of one slot are spawned at least this far apart.
 pub const RESPAWN_SPACING: Duration = Duration::from_millis(100);
+/// For so long after a worker's death its streams have the processors, and the next to stand by is
+/// started afterwards.
+pub const RESCUE_TIME: Duration = Duration::from_millis(250);
 /// Connections that wait for a worker to start, and how long one does.
 pub const ARRIVALS_MAX: usize = 1024;
 pub const ARRIVAL_DEADLINE: Duration = Duration::from_secs(5);

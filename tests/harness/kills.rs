@@ -84,8 +84,6 @@ impl Death {
         format!("{:?} at {point}", self.action)
     }
 
-    /// A follower's thread that hangs is left behind, and a recorder's or packager's may cost its
-    /// files: with none of them does the stream hang.
     /// How long it may take until all goes on.
     fn margin(&self) -> Duration {
         match (self.action, self.point) {
@@ -94,6 +92,8 @@ impl Death {
         }
     }
 
+    /// A follower's thread that hangs is left behind, and a recorder's or packager's may cost its
+    /// files: with none of them does the stream hang.
     fn ends_a_process(&self) -> bool {
         let threads = [
             Point::FollowerPacket,

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use tasuki_shared::failpoint::{Action, Point};
-use tasuki_tests::kills::{self, Death, Scene};
+use tasuki_tests::kills::{self, Death, Scene, Way};
 use tasuki_tests::place::in_run_directory;
 
 fn survived(label: &'static str, seconds: u32, deaths: &[Death]) {
@@ -21,10 +21,26 @@ fn survived(label: &'static str, seconds: u32, deaths: &[Death]) {
 
 /// SIGKILL at each point that a worker passes, and at random moments.
 #[test]
-fn a_worker_killed_at_any_point_costs_nothing() {
-    let mut deaths: Vec<Death> = kills::everywhere(Action::Kill).collect();
+fn a_worker_killed_at_its_work_costs_nothing() {
+    let mut deaths: Vec<Death> = killed(|way| !is_change(way)).collect();
     deaths.extend([Death::OUTSIDE; 3]);
-    survived("kills", 75, &deaths);
+    survived("kills-at-work", 80, &deaths);
+}
+
+#[test]
+fn a_worker_killed_while_streams_change_hands_costs_nothing() {
+    survived("kills-changing", 80, &killed(is_change).collect::<Vec<_>>());
+}
+
+fn killed(wanted: impl Fn(Way) -> bool) -> impl Iterator<Item = Death> {
+    kills::everywhere(Action::Kill).filter(move |death| wanted(death.way))
+}
+
+fn is_change(way: Way) -> bool {
+    match way {
+        Way::Adopting | Way::Moving => true,
+        Way::Outside | Way::Streaming | Way::Beginning | Way::Dialling => false,
+    }
 }
 
 /// A worker that hangs is ended in time, and one that aborts is gone: around a commit, a write to

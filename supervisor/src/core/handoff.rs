@@ -350,7 +350,10 @@ impl<R: Rules> Core<R> {
 
     /// The taker works, and all is known of the cut that will be.
     pub(super) fn finish_taken(&mut self, now: Duration, id: SessionId) {
-        let Some(Place::Moving(moving)) = self.sessions.get(&id).map(|s| &s.place) else { return };
+        let place = self.sessions.get_mut(&id).map(|session| &mut session.place);
+        let Some(Place::Moving(moving)) = place else { return };
+        // Whatever was heard of it before: it is for the taker to speak.
+        moving.step = Step::Taken;
         let outcome = if moving.cut.is_some() { Outcome::Done } else { Outcome::CrashedOver };
         self.end_move(now, id, outcome);
     }

@@ -8,7 +8,8 @@
 //! |---|---|
 //! | [`worker`] | life cycles of processes in slots |
 //! | [`service`] | processes without sessions: their tasks, their leaving |
-//! | [`restart`] | when a dead one is replaced |
+//! | [`reap`] | what follows when one has died |
+//! | [`restart`] | why it died, and when it is replaced |
 //! | [`hang`] | which one hangs, and what of one that outlives its kill |
 //! | [`deaths`] | what is told of those that died |
 //! | [`poison`] | which stream is to blame, quarantine |
@@ -45,6 +46,7 @@ pub mod memory;
 pub mod owner_word;
 pub mod poison;
 pub mod publish;
+pub mod reap;
 pub mod recycle;
 pub mod report;
 pub mod restart;
@@ -100,6 +102,8 @@ pub struct Core<R> {
     orphans: VecDeque<SessionId>,
     /// Connections that wait for a worker to start.
     arrivals: VecDeque<SessionId>,
+    /// Until then streams of a worker that died are being taken up by others.
+    rescue_ends: Duration,
     /// Live streams by application and public name.
     names: BTreeMap<(String, PublicName), SessionId>,
     dials: BTreeMap<u64, Dial>,
@@ -156,6 +160,7 @@ impl<R: Rules> Core<R> {
             seats: Seats::default(),
             orphans: VecDeque::new(),
             arrivals: VecDeque::new(),
+            rescue_ends: Duration::ZERO,
             names: BTreeMap::new(),
             dials: BTreeMap::new(),
             recycles: Vec::new(),

@@ -277,6 +277,7 @@ impl<R: Rules> Core<R> {
     pub fn reload(&mut self, now: Duration, settings: Settings, rules: R) -> Vec<Effect> {
         self.rules = rules;
         self.settings.take_run_time(settings);
+        self.revive(now);
         let reloads =
             |recycle: &Recycle| recycle.reason == RecycleReason::Reload && recycle.is_in_the_way();
         if self.recycles.iter().any(reloads) {

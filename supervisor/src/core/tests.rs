@@ -11,7 +11,7 @@ use tasuki_shared::id::{PushId, StreamKey};
 use tasuki_shared::kernel::Death;
 use tasuki_shared::limits::{
     ADOPT_DEADLINE, ARRIVAL_DEADLINE, CHANNEL_CLOSED_GRACE, END_GRACE, HANG_DEADLINE,
-    NAME_DEADLINE, REAP_DEADLINE, UNKILLABLE_DEADLINE,
+    NAME_DEADLINE, REAP_DEADLINE, RESCUE_TIME, UNKILLABLE_DEADLINE,
 };
 use tasuki_shared::message::{
     Admission, DialError, EndReason, Lease, PROTOCOL_VERSION, PublishRequest, RefuseReason, Verdict,
@@ -26,6 +26,7 @@ mod bounds;
 mod delivery;
 mod hang;
 mod leaving;
+mod owner_word;
 mod poison;
 mod rotating;
 mod services;
@@ -345,9 +346,31 @@ fn a_dead_workers_streams_go_to_the_standby_with_what_they_had() {
     assert_eq!(lease.session, session);
     assert_eq!(lease.expect, tasuki_shared::message::Owner::Held(worker));
     assert_eq!(lease.live.unwrap().plan.name.as_str(), "a");
-    let adopt = effects.iter().position(|e| matches!(e, Effect::Send { .. }));
-    let spawn = effects.iter().position(|e| matches!(e, Effect::Spawn { .. }));
-    assert!(adopt < spawn, "orphans first, fork afterwards");
+}
+
+/// The streams of a dead worker have the processors first: the next to stand by is started a little
+/// later, or as soon as somebody waits for it.
+#[test]
+fn the_next_standby_is_started_when_the_streams_are_taken_up() {
+    let spawns = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Spawn { .. }));
+    let stop_early = RESCUE_TIME / 2;
+    let mut bench = Bench::ready(Settings { workers: 1, ..settings() });
+    let (_, first) = bench.live("a");
+    bench.now += SECOND;
+    assert!(!spawns(&bench.on(died(first, Death::Signalled(9)))));
+    assert!(!spawns(&bench.after(stop_early)));
+    assert!(spawns(&bench.after(RESCUE_TIME - stop_early)));
+
+    let mut bench = Bench::ready(Settings { workers: 1, ..settings() });
+    let (session, first) = bench.live("a");
+    bench.now += SECOND;
+    let effects = bench.on(died(first, Death::Signalled(9)));
+    let (second, _) = lease_in(&effects).unwrap();
+    bench.now += stop_early;
+    let effects = bench.on(died(second, Death::Signalled(9)));
+    assert_eq!(lease_in(&effects), None);
+    let started = effects.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count();
+    assert_eq!(started, 2, "{session} waits, and there are two places: {effects:?}");
 }
 
 #[test]

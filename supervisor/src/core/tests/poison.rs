@@ -152,7 +152,8 @@ fn a_hundred_kills_by_hand_blame_nobody_and_are_answered_at_once() {
         let processing = BTreeMap::from([(session, at(7, 7))]);
         let effects = bench.on(Event::Died { generation, death: SIGKILL, killer, processing });
         assert_eq!(lease_in(&effects).unwrap().1.session, session, "at once");
-        assert!(effects.iter().any(|effect| matches!(effect, Effect::Spawn { .. })), "at once");
+        let effects = bench.after(RESCUE_TIME);
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Spawn { .. })), "no back-off");
         bench.warm_all();
     }
     let session = &bench.core.sessions[&session];

@@ -2,6 +2,7 @@
 
 use super::delivery::{delivery, told, with_viewers};
 use super::*;
+use crate::core::worker::{Patience, State};
 use tasuki_shared::limits::{
     CLOSING_GRACE, FRESH_WORKER_DEADLINE, LINGER_DEADLINE, SAMPLE_INTERVAL, SERVICES_LEAVE_DEADLINE,
 };
@@ -371,4 +372,27 @@ fn a_worker_that_hangs_at_a_stop_takes_no_service_along() {
     }
     let effects = bench.on(died(worker, Death::Signalled(9)));
     assert_eq!(told(&effects, delivery), ["drain"]);
+}
+
+/// Delivery that could not begin (a broken certificate) and was given up is tried again by a reload: what
+/// was wrong may be mended.
+#[test]
+fn a_reload_tries_again_what_was_given_up() {
+    let mut bench = bench();
+    let given_up = |bench: &Bench| {
+        let state = &only_delivery(bench).state;
+        matches!(state, State::Backoff { patience: Patience::GivenUp, .. })
+    };
+    while !given_up(&bench) {
+        match only_delivery(&bench).process().map(|process| process.generation) {
+            Some(generation) => drop(bench.on(died(generation, Death::Exited(1)))),
+            None => drop(bench.after(SECOND)),
+        }
+    }
+    let before = newest(&bench, Role::Delivery);
+    bench.after(SECOND);
+    assert!(given_up(&bench));
+    reload(&mut bench);
+    bench.on(Event::Tick);
+    assert_ne!(newest(&bench, Role::Delivery), before);
 }
