@@ -156,11 +156,11 @@ pub fn thumbnail_path(hls_root: &Path, app: &str, name: &PublicName) -> PathBuf 
 }
 
 impl Plan {
-    /// What the process that serves viewers is told: the ladder and its logs, and nothing of where
-    /// else the stream goes, for that may carry secrets.
+    /// What the process that serves viewers is told: the ladder, its logs and its directory, and
+    /// nothing of where else the stream goes, for that may carry secrets.
     #[must_use]
     pub fn for_viewers(&self) -> Self {
-        Self { pushes: Vec::new(), record: None, hls: None, thumbnail: None, ..self.clone() }
+        Self { pushes: Vec::new(), record: None, thumbnail: None, ..self.clone() }
     }
 
     /// The logs this plan needs, in the order in which their fds travel.

@@ -55,6 +55,8 @@ pub struct Catalogue {
     media_bytes: u64,
     /// Of all streams: a name that comes again begins with a version that nothing was made of.
     version: u64,
+    /// Counts streams that were not known; whoever waits for one subscribes.
+    begun: watch::Sender<u64>,
 }
 
 /// Below the root.
@@ -120,6 +122,7 @@ impl Catalogue {
             again: BTreeSet::new(),
             media_bytes: 0,
             version: 0,
+            begun: watch::Sender::new(0),
         };
         catalogue.watch(root, Watched::Root)?;
         catalogue.read_all()?;
@@ -129,6 +132,12 @@ impl Catalogue {
     #[must_use]
     pub fn stream(&self, key: &StreamKey) -> Option<&Stream> {
         self.streams.get(key)
+    }
+
+    /// Changes with each stream that was not known.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.begun.subscribe()
     }
 
     #[must_use]
@@ -180,6 +189,9 @@ impl Catalogue {
                 let Some(name) = FileName::parse(name) else { return };
                 if gone {
                     self.removed(&key, &name);
+                } else if name == FileName::Stream && !self.streams.contains_key(&key) {
+                    // It had to make room for others, and begins again.
+                    self.read_stream(&key.0, key.1.as_str());
                 } else {
                     self.appeared(&key, name, Bodies::Now);
                 }
@@ -220,12 +232,15 @@ impl Catalogue {
         let watched = self.watch(&directory, Watched::Stream(key.clone()));
         let read = watched.and_then(|()| names(&directory));
         let Some(found) = self.is_read(Directory::Stream(key.clone()), read) else { return };
-        let stream = self.streams.entry(key.clone()).or_insert_with(|| Stream {
-            directory: directory.clone(),
-            about: None,
-            renditions: Vec::new(),
-            ending: Ending::Open,
-            changes: watch::channel(self.version).0,
+        let stream = self.streams.entry(key.clone()).or_insert_with(|| {
+            self.begun.send_modify(|begun| *begun += 1);
+            Stream {
+                directory: directory.clone(),
+                about: None,
+                renditions: Vec::new(),
+                ending: Ending::Open,
+                changes: watch::Sender::new(self.version),
+            }
         });
         // Said again below where it still holds.
         stream.ending = Ending::Open;
@@ -285,7 +300,8 @@ impl Catalogue {
         None
     }
 
-    /// For one more stream; of those that have ended the one that did so first is given up for it.
+    /// For one more stream; of those that have ended the one that did so first is given up for it. Its
+    /// directory stays watched, for it may begin again.
     pub(super) fn has_room(&mut self, streams_max: usize) -> bool {
         if self.streams.len() < streams_max {
             return true;
@@ -293,12 +309,6 @@ impl Catalogue {
         let ended = self.streams.iter().filter(|(_, stream)| stream.ending == Ending::Ended);
         let first = ended.min_by_key(|(_, stream)| stream.version()).map(|(key, _)| key.clone());
         let Some(key) = first else { return false };
-        let of = |watched: &Watched| matches!(watched, Watched::Stream(it) if *it == key);
-        let watch = self.watches.iter().find(|(_, watched)| of(watched)).map(|(watch, _)| *watch);
-        if let Some(watch) = watch {
-            self.watches.remove(&watch);
-            let _gone_with_its_directory = self.inotify.rm_watch(watch);
-        }
         self.forget(&key);
         true
     }
@@ -306,16 +316,14 @@ impl Catalogue {
     fn forget(&mut self, key: &StreamKey) {
         if let Some(stream) = self.streams.remove(key) {
             // Those who wait are told by the end of the channel.
-            self.media_bytes = self.media_bytes.saturating_sub(kept_bytes(&stream.renditions));
+            self.media_bytes = self.media_bytes.saturating_sub(stream.kept_bytes());
         }
     }
 
     fn appeared(&mut self, key: &StreamKey, name: FileName, bodies: Bodies) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        let before = kept_bytes(&stream.renditions);
         let bodies =
             if self.media_bytes < DELIVERY_MEDIA_BYTES_MAX { bodies } else { Bodies::Later };
-        let changed = match name {
+        self.change(key, |stream| match name {
             FileName::Stream => stream.described(),
             FileName::Init { label, hash } => stream.add_init(&label, hash),
             FileName::Part { label, number } => stream.add_part(&label, number, bodies),
@@ -325,44 +333,57 @@ impl Catalogue {
                 stream.renditions.iter_mut().for_each(Rendition::forget_bodies);
                 true
             }
-        };
-        let after = kept_bytes(&stream.renditions);
-        self.media_bytes = (self.media_bytes + after).saturating_sub(before);
-        if changed {
-            self.version += 1;
-            stream.changes.send_replace(self.version);
-        }
+        });
     }
 
     fn removed(&mut self, key: &StreamKey, name: &FileName) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        match name {
+        self.change(key, |stream| match name {
             // Another session goes on under the name.
-            FileName::Ended => stream.ending = Ending::Open,
+            FileName::Ended => {
+                stream.ending = Ending::Open;
+                true
+            }
             FileName::Left { label } => {
                 if let Some(rendition) = stream.rendition_mut(label) {
                     rendition.standing = Standing::Here;
                 }
+                true
             }
             FileName::Init { label, hash } => {
                 if let Some(rendition) = stream.rendition_mut(label) {
                     rendition.inits.remove(hash);
                 }
-                return;
+                false
             }
             FileName::Part { label, number } => {
                 if let Some(rendition) = stream.rendition_mut(label) {
                     rendition.removed(*number);
                 }
+                true
             }
-            FileName::Stream => return,
+            FileName::Stream => false,
+        });
+    }
+
+    /// Changes a stream, if it is known; `change` says whether anything became of it.
+    fn change(&mut self, key: &StreamKey, change: impl FnOnce(&mut Stream) -> bool) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        let before = stream.kept_bytes();
+        let changed = change(stream);
+        self.media_bytes = (self.media_bytes + stream.kept_bytes()).saturating_sub(before);
+        if changed {
+            self.version += 1;
+            stream.changes.send_replace(self.version);
         }
-        self.version += 1;
-        stream.changes.send_replace(self.version);
     }
 }
 
 impl Stream {
+    /// What the bodies in memory take.
+    fn kept_bytes(&self) -> u64 {
+        self.renditions.iter().map(Rendition::kept_bytes).sum()
+    }
+
     fn rendition_mut(&mut self, label: &PublicName) -> Option<&mut Rendition> {
         self.renditions.iter_mut().find(|rendition| rendition.label == *label)
     }
@@ -432,10 +453,4 @@ impl Stream {
         rendition.forget_bodies();
         true
     }
-}
-
-/// What the bodies in memory take.
-fn kept_bytes(renditions: &[Rendition]) -> u64 {
-    let parts = renditions.iter().flat_map(Rendition::parts);
-    parts.filter(|part| part.media.is_some()).map(|part| part.media_bytes).sum()
 }

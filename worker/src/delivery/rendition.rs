@@ -38,8 +38,8 @@ pub enum Presence {
 pub struct Segment {
     pub number: u64,
     pub parts: Vec<Part>,
-    /// All its parts in one piece, once somebody asked for it: the same for all.
-    pub whole: OnceCell<Bytes>,
+    /// All its parts in one piece, once somebody asked for it: the same for all, while it is new.
+    whole: OnceCell<Bytes>,
 }
 
 /// An init segment.
@@ -57,6 +57,12 @@ pub struct Rendition {
     pub segments: VecDeque<Segment>,
     pub inits: BTreeMap<InitHash, Init>,
     pub standing: Standing,
+    /// Of all its segments.
+    span_ms: u64,
+    /// What the bodies of its parts take in memory.
+    kept_bytes: u64,
+    /// Segments in front of this one keep no bodies.
+    first_kept: u64,
 }
 
 /// Is it part of its stream?
@@ -96,8 +102,35 @@ impl Segment {
         if self.parts.iter().any(is_missing) { Presence::Missing } else { Presence::Here }
     }
 
+    /// Its parts in one piece, which `join` gives when nobody asked for it yet; kept while they are.
+    pub fn whole<E>(&self, join: impl FnOnce() -> Result<Bytes, E>) -> Result<Bytes, E> {
+        if let Some(whole) = self.whole.get() {
+            return Ok(whole.clone());
+        }
+        let whole = join()?;
+        if self.kept_bytes() > 0 {
+            return Ok(self.whole.get_or_init(|| whole).clone());
+        }
+        Ok(whole)
+    }
+
+    fn kept_bytes(&self) -> u64 {
+        self.parts.iter().map(Part::kept_bytes).sum()
+    }
+
+    fn forget_bodies(&mut self) {
+        self.parts.iter_mut().for_each(|part| part.media = None);
+        self.whole = OnceCell::new();
+    }
+
     fn frames(&self) -> u64 {
         self.parts.iter().map(|part| u64::from(part.note.frames)).sum()
+    }
+}
+
+impl Part {
+    fn kept_bytes(&self) -> u64 {
+        if self.media.is_some() { self.media_bytes } else { 0 }
     }
 }
 
@@ -110,7 +143,16 @@ impl Rendition {
             segments: VecDeque::new(),
             inits: BTreeMap::new(),
             standing: Standing::Here,
+            span_ms: 0,
+            kept_bytes: 0,
+            first_kept: 0,
         }
+    }
+
+    /// What the bodies of its parts take in memory; segments in one piece take as much at most again.
+    #[must_use]
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept_bytes
     }
 
     /// The newest part.
@@ -141,12 +183,14 @@ impl Rendition {
                 self.end_segment();
             }
             // A hole: nothing continues from before it.
-            Some(_) if number.part == 0 => self.segments.clear(),
+            Some(_) if number.part == 0 => self.clear(),
             None if number.part == 0 => {}
             // The rest of a segment whose beginning is gone.
             Some(_) | None => return Added::Known,
         }
         self.forget_before_breaks(part.note.discontinuities);
+        self.span_ms += u64::from(part.note.duration_ms);
+        self.kept_bytes += part.kept_bytes();
         match self.segments.back_mut() {
             Some(segment) if segment.number == number.segment => segment.parts.push(part),
             Some(_) | None => {
@@ -203,7 +247,7 @@ impl Rendition {
         let Some(last) = self.parts().last().map(|last| last.note.discontinuities) else { return };
         let is_told = discontinuities.checked_sub(last).is_some_and(|more| more <= BREAKS_MAX);
         if !is_told {
-            self.segments.clear();
+            self.clear();
         }
     }
 
@@ -214,23 +258,41 @@ impl Rendition {
         }
     }
 
-    /// Forgets what is farther behind the edge than this, and the bodies of what is not near it.
+    /// Forgets what is farther behind the edge than this, and the bodies of what is not near it. After
+    /// each part, so it looks at what is near alone.
     pub fn age(&mut self, window_ms: u64, near_ms: u64) {
         let mut behind_ms = 0;
-        let mut keep = 0;
+        let mut first_kept = None;
         for segment in self.segments.iter_mut().rev() {
-            if behind_ms > window_ms {
+            if segment.number < self.first_kept {
                 break;
             }
             if behind_ms > near_ms {
-                segment.parts.iter_mut().for_each(|part| part.media = None);
+                first_kept = first_kept.max(Some(segment.number + 1));
+                self.kept_bytes -= segment.kept_bytes();
+                segment.forget_bodies();
             }
             behind_ms += segment.duration_ms();
-            keep += 1;
         }
-        while self.segments.len() > keep {
-            self.segments.pop_front();
+        self.first_kept = first_kept.unwrap_or(self.first_kept);
+        while let Some(first) = self.segments.front()
+            && self.span_ms - first.duration_ms() > window_ms
+        {
+            self.drop_first();
         }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(first) = self.segments.pop_front() {
+            self.span_ms -= first.duration_ms();
+            self.kept_bytes -= first.kept_bytes();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.segments.clear();
+        self.span_ms = 0;
+        self.kept_bytes = 0;
     }
 
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
@@ -238,14 +300,14 @@ impl Rendition {
     }
 
     pub fn forget_bodies(&mut self) {
-        let parts = self.segments.iter_mut().flat_map(|segment| &mut segment.parts);
-        parts.for_each(|part| part.media = None);
+        self.segments.iter_mut().for_each(Segment::forget_bodies);
+        self.kept_bytes = 0;
     }
 
     /// A part's file is gone: so are those in front of it.
     pub fn removed(&mut self, number: PartNumber) {
         while self.segments.front().is_some_and(|first| first.number <= number.segment) {
-            self.segments.pop_front();
+            self.drop_first();
         }
     }
 
@@ -417,6 +479,54 @@ pub mod tests {
         assert!((20..=35).contains(&with_bodies), "{with_bodies}");
         assert_eq!(rendition.inits.len(), 1);
         assert!(rendition.segment(5).is_none() && rendition.segment(30).is_some());
+    }
+
+    /// What is counted is what is there, whatever comes, ages, is removed or begins anew.
+    #[test]
+    fn bodies_and_lengths_are_counted() {
+        let is_right = |rendition: &Rendition| {
+            let kept: u64 = rendition.parts().map(Part::kept_bytes).sum();
+            let span: u64 = rendition.segments.iter().map(Segment::duration_ms).sum();
+            assert_eq!((rendition.kept_bytes, rendition.span_ms), (kept, span));
+        };
+        let mut rendition = filled("720p", 1, 30, 5);
+        is_right(&rendition);
+        for window_ms in [50_000, 20_000] {
+            rendition.age(window_ms, 4_000);
+            is_right(&rendition);
+        }
+        assert!(rendition.kept_bytes > 0);
+        let next = PartNumber { segment: 31, part: 5 };
+        rendition.add(next, part(0, 200, Ends::Segment));
+        rendition.age(20_000, 4_000);
+        is_right(&rendition);
+        rendition.removed(PartNumber { segment: 25, part: 3 });
+        is_right(&rendition);
+        rendition.add(PartNumber { segment: 40, part: 0 }, part(0, 200, Ends::Part));
+        assert_eq!(rendition.parts().count(), 1);
+        is_right(&rendition);
+        rendition.forget_bodies();
+        is_right(&rendition);
+    }
+
+    /// A segment in one piece stays in memory as long as its parts do, and no longer.
+    #[test]
+    fn old_segments_are_joined_for_each_who_asks() {
+        let mut rendition = filled("720p", 1, 30, 5);
+        let joins = std::cell::Cell::new(0);
+        let join = || -> Result<Bytes, ()> {
+            joins.set(joins.get() + 1);
+            Ok(Bytes::from_static(b"whole"))
+        };
+        let ask = |rendition: &Rendition| rendition.segment(29).unwrap().whole(join).unwrap();
+        assert_eq!(
+            (ask(&rendition), ask(&rendition), joins.get()),
+            (ask(&rendition), ask(&rendition), 1)
+        );
+        rendition.age(60_000, 1_000);
+        ask(&rendition);
+        ask(&rendition);
+        assert_eq!(joins.get(), 3);
     }
 
     #[test]

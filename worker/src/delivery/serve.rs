@@ -257,16 +257,17 @@ impl Server {
         key: &StreamKey,
         look: impl Fn(&Stream) -> Look<T>,
     ) -> Result<T, Refusal> {
-        let mut changes = match self.catalogue.borrow().stream(key) {
-            Some(stream) => stream.subscribe(),
-            None => return Err(NO_STREAM),
-        };
         let mut waits = None;
         loop {
-            changes.mark_unchanged();
-            let looked = match self.catalogue.borrow().stream(key) {
-                Some(stream) => look(stream),
-                None => return Err(NO_STREAM),
+            let (mut changes, looked) = {
+                let catalogue = self.catalogue.borrow();
+                match catalogue.stream(key) {
+                    Some(stream) => (stream.subscribe(), look(stream)),
+                    None if self.makes_directory(key) => {
+                        (catalogue.subscribe(), Look::Later { most: WAIT_FOR_STREAM })
+                    }
+                    None => return Err(NO_STREAM),
+                }
             };
             let most = match looked {
                 Look::Found(found) => return Ok(found),
@@ -291,6 +292,11 @@ impl Server {
                 Err(_) => return Err(TOO_LATE),
             }
         }
+    }
+
+    /// Is it live, and will it have a directory?
+    fn makes_directory(&self, key: &StreamKey) -> bool {
+        self.streams.find(key).is_some_and(|stream| stream.is_packaged())
     }
 
     fn multivariant(&self, key: &StreamKey, stream: &Stream) -> Look<Rc<Text>> {
@@ -419,18 +425,18 @@ fn segment(stream: &Stream, label: &PublicName, number: u64) -> Look<Bytes> {
     let Some(found) = rendition.segment(number).filter(|segment| segment.is_whole()) else {
         return missing();
     };
-    if let Some(whole) = found.whole.get() {
-        return Look::Found(whole.clone());
-    }
-    let mut body = BytesMut::with_capacity(usize::try_from(found.media_bytes()).unwrap_or(0));
-    for (part, _) in (0..).zip(&found.parts) {
-        match stream.media_of(rendition, PartNumber { segment: number, part }) {
-            Some(media) => body.extend_from_slice(&media),
-            // It was removed while this was read.
-            None => return missing(),
+    let join = || {
+        let mut body = BytesMut::with_capacity(usize::try_from(found.media_bytes()).unwrap_or(0));
+        for (part, _) in (0..).zip(&found.parts) {
+            match stream.media_of(rendition, PartNumber { segment: number, part }) {
+                Some(media) => body.extend_from_slice(&media),
+                // It was removed while this was read.
+                None => return Err(missing()),
+            }
         }
-    }
-    Look::Found(found.whole.get_or_init(|| body.freeze()).clone())
+        Ok(body.freeze())
+    };
+    found.whole(join).map_or_else(|refusal| refusal, Look::Found)
 }
 
 /// Has the playlist what a client waits for? A part beyond a segment's last is the next one's first.

@@ -2,6 +2,7 @@
 //! sockets.
 
 mod audience;
+mod beginning;
 mod client;
 mod flv;
 mod protocols;

@@ -251,6 +251,12 @@ impl LiveStream {
         self.changes.subscribe()
     }
 
+    /// Has it a directory of HLS, or will have one?
+    #[must_use]
+    pub fn is_packaged(&self) -> bool {
+        self.plan.hls.is_some()
+    }
+
     /// The rung of this label, or that of the source, if viewers may have it.
     #[must_use]
     pub fn rung(&self, label: Option<&PublicName>) -> Option<RungId> {

@@ -34,9 +34,9 @@ const RUNG: &str = "/live/live/cam/72p.flv";
 const BOUND: Duration = Duration::from_secs(20);
 
 /// One stream's worker, as far as logs go: `source` and `72p`, sound copied.
-struct Broadcast {
-    session: SessionId,
-    plan: Plan,
+pub(super) struct Broadcast {
+    pub(super) session: SessionId,
+    pub(super) plan: Plan,
     fds: Vec<OwnedFd>,
     source: LogWriter,
     rung: LogWriter,
@@ -81,7 +81,7 @@ impl Broadcast {
         Self { session: SessionId { epoch: 1, counter }, plan, fds, source, rung, picture: 0 }
     }
 
-    fn begin(counter: u64, payload_bytes: u64) -> Self {
+    pub(super) fn begin(counter: u64, payload_bytes: u64) -> Self {
         let mut broadcast = Self::silent(counter, payload_bytes);
         let video = [b"\x17\0\0\0\0".as_slice(), AVCC].concat();
         let audio = b"\xAF\0\x11\x90";
@@ -94,7 +94,7 @@ impl Broadcast {
     }
 
     /// As the supervisor tells it.
-    fn go_live(&self, streams: &Streams) {
+    pub(super) fn go_live(&self, streams: &Streams) {
         let fds: Vec<OwnedFd> = self.fds.iter().map(|fd| reopen_read_only(fd).unwrap()).collect();
         streams.live(self.session, self.plan.for_viewers(), &fds).unwrap();
     }

@@ -186,8 +186,9 @@ fn an_ended_stream_makes_room_for_another() {
     assert!(catalogue.has_room(3));
     let left = ["a", "b", "c"].map(|name| catalogue.stream(&key(name)).is_some());
     assert_eq!(left, [true, false, true]);
-    // Its watch is gone with it.
-    fs::write(root.0.join("live/b/stream.json"), b"{}").unwrap();
+    // One that begins again is served again, and with all that it had.
+    Packager::begin_as(&root.0, "b", &ONE).parts(3);
     catalogue.look();
-    assert!(catalogue.stream(&key("b")).is_none());
+    let again = catalogue.stream(&key("b")).unwrap();
+    assert_eq!(again.rendition(&PublicName::parse("720p").unwrap()).unwrap().parts().count(), 3);
 }
