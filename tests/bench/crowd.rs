@@ -92,6 +92,8 @@ pub struct Crowd<'a> {
     /// When each part was there, by what is watched.
     times: HashMap<(usize, Number), u64>,
     tally: Tally,
+    /// Room for what is read.
+    piece: Vec<u8>,
 }
 
 impl<'a> Crowd<'a> {
@@ -104,6 +106,7 @@ impl<'a> Crowd<'a> {
             epoll,
             times: HashMap::new(),
             tally: Tally::default(),
+            piece: vec![0; READ_BYTES],
         };
         for at in 0..viewers {
             let connect = |token: usize| -> Result<Connection> {
@@ -148,7 +151,7 @@ impl<'a> Crowd<'a> {
     fn readable(&mut self, at: usize, is_media: bool) -> Result<()> {
         let viewer = &mut self.viewers[at];
         let connection = if is_media { &mut viewer.media } else { &mut viewer.playlist };
-        let Some((status, body)) = connection.receive()? else { return Ok(()) };
+        let Some((status, body)) = connection.receive(&mut self.piece)? else { return Ok(()) };
         self.tally.bytes += u64::try_from(body.len())?;
         if status != 200 {
             *self.tally.refused.entry(status).or_default() += 1;
@@ -215,12 +218,17 @@ impl Connection {
     }
 
     /// The answer, once it is whole.
-    fn receive(&mut self) -> Result<Option<(u16, Vec<u8>)>> {
-        let mut piece = [0; READ_BYTES];
+    fn receive(&mut self, piece: &mut [u8]) -> Result<Option<(u16, Vec<u8>)>> {
         loop {
-            match self.stream.read(&mut piece) {
+            match self.stream.read(piece) {
                 Ok(0) => anyhow::bail!("the server closed a viewer's connection"),
-                Ok(count) => self.received.extend_from_slice(&piece[..count]),
+                Ok(count) => {
+                    self.received.extend_from_slice(&piece[..count]);
+                    // What may come behind it is told of again (epoll(7), level-triggered).
+                    if count < piece.len() {
+                        break;
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error.into()),
             }
@@ -245,7 +253,7 @@ impl Connection {
 
 /// The newest part that a playlist lists, and the next, which it promises.
 fn edge(playlist: &[u8]) -> (Option<Number>, Option<Number>) {
-    let text = String::from_utf8_lossy(playlist);
+    let Ok(text) = std::str::from_utf8(playlist) else { return (None, None) };
     let number = |line: &str| -> Option<Number> {
         let uri = line.split_once("URI=\"")?.1.split('"').next()?;
         let (segment, part) = uri.strip_suffix(".m4s")?.split_once('.')?;
@@ -280,12 +288,13 @@ pub fn hammer(
         open.push(connection);
     }
     let (mut bytes, mut answers) = (0, 0);
+    let mut piece = vec![0; READ_BYTES];
     let mut events = vec![EpollEvent::empty(); EVENTS_MAX];
     while clock::now() < until {
         let count = epoll.wait(&mut events, EpollTimeout::from(50_u8))?;
         for event in &events[..count] {
             let at = usize::try_from(event.data())?;
-            if let Some((status, body)) = open[at].receive()? {
+            if let Some((status, body)) = open[at].receive(&mut piece)? {
                 ensure!(status == 200, "HTTP {status}");
                 bytes += u64::try_from(body.len())?;
                 answers += 1;

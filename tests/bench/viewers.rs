@@ -1,7 +1,8 @@
 //! Viewers of LL-HLS: how long after its being there they have a part, what delivery costs, and what
 //! nginx costs for the same files.
 //!
-//! Two runs: viewers of two small transcoded streams, and more of them of pass-through streams. A run
+//! Two runs: viewers of two small transcoded streams, and more of them of pass-through streams. The
+//! streams are out of step with one another, as broadcasters are; all viewers of one ask at once. A run
 //! in which the processors are busy beyond [`BUSY_MAX`] is void, for it measures the load generator.
 
 use crate::crowd::{Crowd, Tally, Watched, hammer};
@@ -25,6 +26,8 @@ use tasuki_tests::{named, wait};
 
 /// Of all processors.
 const BUSY_MAX: f64 = 0.9;
+/// Of every stream, as the packager makes them.
+const PART: Duration = Duration::from_millis(200);
 const SETTLE: Duration = Duration::from_secs(12);
 const HAMMER_CONNECTIONS: usize = 32;
 const HAMMER_SECONDS: u64 = 5;
@@ -87,6 +90,8 @@ fn watch(task: &Task) -> Result<()> {
         let name = format!("cam{at}");
         let url = server.url(&name);
         publishers.push(publisher::ffmpeg(run.path(), &name, &file, &url, Pace::RealTime)?);
+        // Broadcasters are not in step: the streams' parts are spread over the time of a part.
+        clock::pause(PART + PART / u32::try_from(task.streams)?);
     }
     let mut watched = Vec::new();
     for at in 0..task.streams {
