@@ -378,6 +378,7 @@ impl<R: Rules> Core<R> {
             | Cause::UnknownExit(_)
             | Cause::Fault(_)
             | Cause::ForeignKill
+            | Cause::Asked(_)
             | Cause::OomKill
             | Cause::Signal(_)
             | Cause::Killed(KillReason::Hung | KillReason::Channel | KillReason::Lingering)

@@ -1,7 +1,7 @@
 //! When a slot whose process died gets another one.
 //!
-//! Deaths that blame nobody (asked to go, a foreign SIGKILL) are answered at once. The others back
-//! off exponentially with jitter, and too many in a window give the slot up for that window.
+//! Deaths that blame nobody (asked to go, a foreign SIGKILL or SIGTERM) are answered at once. The others
+//! back off exponentially with jitter, and too many in a window give the slot up for that window.
 
 use super::event::Killer;
 use super::settings::Settings;
@@ -23,6 +23,8 @@ pub enum Cause {
     Fault(i32),
     /// A SIGKILL that neither we nor, as far as it tells, the kernel sent.
     ForeignKill,
+    /// A signal by which somebody asks a process to end, and which no fault sends.
+    Asked(i32),
     /// The kernel, short of memory.
     OomKill,
     Signal(i32),
@@ -57,6 +59,8 @@ pub enum Weight {
 impl Cause {
     pub fn of(death: Death, killed: Option<KillReason>, killer: Killer) -> Self {
         const FAULTS: [i32; 7] = [4, 5, 6, 7, 8, 11, 31];
+        /// SIGHUP, SIGINT, SIGTERM.
+        const REQUESTS: [i32; 3] = [1, 2, 15];
         const SIGKILL: i32 = 9;
         match (death, killed) {
             (Death::Signalled(SIGKILL), Some(reason)) => Self::Killed(reason),
@@ -65,6 +69,7 @@ impl Cause {
                 Killer::OutOfMemory => Self::OomKill,
             },
             (Death::Signalled(signal), _) if FAULTS.contains(&signal) => Self::Fault(signal),
+            (Death::Signalled(signal), _) if REQUESTS.contains(&signal) => Self::Asked(signal),
             (Death::Signalled(signal), _) => Self::Signal(signal),
             (Death::Exited(code), _) => {
                 Exit::from_code(code).map_or(Self::UnknownExit(code), Self::Exit)
@@ -75,7 +80,9 @@ impl Cause {
     /// Does this death count for back-off and intensity?
     pub const fn counts(self) -> bool {
         match self {
-            Self::ForeignKill | Self::Killed(KillReason::Shutdown | KillReason::Lingering) => false,
+            Self::ForeignKill
+            | Self::Asked(_)
+            | Self::Killed(KillReason::Shutdown | KillReason::Lingering) => false,
             Self::Exit(_)
             | Self::UnknownExit(_)
             | Self::Fault(_)
@@ -96,6 +103,7 @@ impl Cause {
             Self::Exit(_)
             | Self::UnknownExit(_)
             | Self::ForeignKill
+            | Self::Asked(_)
             | Self::Signal(_)
             | Self::Killed(KillReason::Channel | KillReason::Shutdown | KillReason::Lingering)
             | Self::SpawnFailed => Weight::None,
@@ -110,6 +118,7 @@ impl fmt::Display for Cause {
             Self::UnknownExit(code) => write!(f, "exit code {code}"),
             Self::Fault(signal) => write!(f, "fault signal {signal}"),
             Self::ForeignKill => f.write_str("killed by somebody else (SIGKILL)"),
+            Self::Asked(signal) => write!(f, "ended by somebody else (signal {signal})"),
             Self::OomKill => f.write_str("killed by the kernel: out of memory"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
             Self::Killed(KillReason::Hung) => f.write_str("killed by us: it hung"),
@@ -211,8 +220,10 @@ mod tests {
         let mut restarts = Restarts::default();
         for round in 1..100 {
             let now = SECOND * round;
-            let next = restarts.after(now, now - SECOND, Cause::ForeignKill, 0.5, &settings());
-            assert_eq!(next, Next::SpawnAt(now));
+            for cause in [Cause::ForeignKill, Cause::Asked(15)] {
+                let next = restarts.after(now, now - SECOND, cause, 0.5, &settings());
+                assert_eq!(next, Next::SpawnAt(now));
+            }
         }
         let next = restarts.after(SECOND, SECOND, Cause::ForeignKill, 0.5, &settings());
         assert_eq!(next, Next::SpawnAt(SECOND + RESPAWN_SPACING));
@@ -251,7 +262,8 @@ mod tests {
         assert_eq!(of(Death::Signalled(9), hung), Cause::Killed(KillReason::Hung));
         assert_eq!(of(Death::Signalled(9), None), Cause::ForeignKill);
         assert_eq!(of(Death::Signalled(11), hung), Cause::Fault(11));
-        assert_eq!(of(Death::Signalled(15), None), Cause::Signal(15));
+        assert_eq!(of(Death::Signalled(15), None), Cause::Asked(15));
+        assert_eq!(of(Death::Signalled(13), None), Cause::Signal(13));
         assert_eq!(of(Death::Exited(104), None), Cause::Exit(Exit::Panic));
         assert_eq!(of(Death::Exited(3), None), Cause::UnknownExit(3));
         let by_kernel = |death, killed| Cause::of(death, killed, Killer::OutOfMemory);
