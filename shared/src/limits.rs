@@ -187,6 +187,9 @@ pub const HLS_SOURCE_GOP_MARGIN: Duration = Duration::from_millis(IDR_DISTANCE_M
 pub const HLS_IDR_SLACK_MS: i64 = 40;
 /// A hole of this length in a rendition is no slow frame rate: what follows is a new beginning.
 pub const HLS_GAP_MS: i64 = 1_500;
+/// Sound waits so far (of stream time) for the next picture, which says how long the last one of a part
+/// is: as far as sound goes to a packager only with the picture behind it.
+pub const HLS_PICTURE_AHEAD_MS: i64 = 500;
 /// Time zero of all parts on a stream's timeline. The same for all streams and renditions, whose
 /// first pictures differ; timelines begin with a publisher's first stamp, and go back a little at
 /// most.

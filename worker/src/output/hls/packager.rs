@@ -9,7 +9,10 @@
 //!
 //! Invariants
 //! - A part ends where the next packet begins, so the durations of a segment's parts add up to
-//!   the segment's; only in front of a gap, and at the end, a last picture's duration is guessed.
+//!   the segment's.
+//! - A picture lasts until the next one, whichever part that is in (`ahead.rs`). Where that is too far
+//!   away to be known, and in front of a gap, it lasts to its part's end, which is never too long: the
+//!   next part's decode time says how much longer it is (ISO/IEC 14496-12, 8.8.12).
 //! - No part is longer than its target: where nothing comes in time to end one, it ends there all the
 //!   same, and the next has the rest of that time. So a stream of few pictures and no sound has parts
 //!   without any.
@@ -20,6 +23,7 @@
 //!   farther apart than the margin: cuts are at keyframes of the source, and those that only a
 //!   rung has count where the source has none.
 
+mod ahead;
 mod close;
 mod init;
 mod open;
@@ -32,7 +36,7 @@ use crate::media::timeline::Track;
 use crate::output::cursor::Place;
 use crate::output::record::{RecordPacket, SeriesId};
 use crate::package::fmp4::FragmentClock;
-use close::video_end_ms;
+use ahead::{Ahead, Next, Out};
 use init::{AudioHeader, InitFile, VideoHeader, headers_of};
 use open::{Cut, Open};
 use tasuki_shared::limits::HLS_ORIGIN_MS;
@@ -105,6 +109,7 @@ pub struct Packager {
     discontinuities: u64,
     clock: FragmentClock,
     state: State,
+    ahead: Ahead,
     /// Behind the last packet that was handled.
     place: Place,
     pub oddities: Oddities,
@@ -158,6 +163,7 @@ impl Packager {
             discontinuities: 0,
             clock: FragmentClock::new(HLS_ORIGIN_MS),
             state: State::Waiting(Begins::Anew),
+            ahead: Ahead::default(),
             place: Place::default(),
             oddities: Oddities::default(),
         }
@@ -226,6 +232,15 @@ impl Packager {
     }
 
     pub fn audio_header(&mut self, bytes: Vec<u8>) {
+        if self.ahead.is_empty() {
+            self.set_audio(bytes);
+        } else {
+            // The sound that waits is of the one before.
+            self.ahead.audio_header(bytes);
+        }
+    }
+
+    fn set_audio(&mut self, bytes: Vec<u8>) {
         if self.audio.as_ref().is_some_and(|audio| audio.bytes == bytes) {
             return;
         }
@@ -233,7 +248,8 @@ impl Packager {
         self.headers_are_newer();
     }
 
-    /// Takes the next packet; what is to be written because of it is appended.
+    /// Takes the next packet; what is to be written because of it, or of those that waited for it, is
+    /// appended.
     pub fn take(
         &mut self,
         packet: HlsPacket,
@@ -241,55 +257,100 @@ impl Packager {
         now_unix_ms: u64,
         out: &mut Vec<Made>,
     ) {
-        let behind = packet.packet.behind;
         epoch.received(packet.packet.dts_ms, now_unix_ms);
+        let mut ready = Vec::new();
+        self.ahead.take(packet, &mut ready);
+        self.go_on(ready, epoch, now_unix_ms, out);
+    }
+
+    /// Something is missing between what was fed and what comes.
+    pub fn gap(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
+        self.wait_no_longer(epoch, now_unix_ms, out);
+        self.break_off(epoch, now_unix_ms, out);
+    }
+
+    /// The stream is over: what is held is a last part.
+    pub fn finish(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
+        self.wait_no_longer(epoch, now_unix_ms, out);
+        self.end(epoch, now_unix_ms, out);
+    }
+
+    fn wait_no_longer(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
+        let mut ready = Vec::new();
+        self.ahead.flush(&mut ready);
+        self.go_on(ready, epoch, now_unix_ms, out);
+    }
+
+    fn go_on(
+        &mut self,
+        ready: Vec<Out>,
+        epoch: &mut Epoch,
+        now_unix_ms: u64,
+        out: &mut Vec<Made>,
+    ) {
+        for ready in ready {
+            match ready {
+                Out::Next(next) => {
+                    let behind = next.packet.packet.behind;
+                    self.take_next(next, epoch, now_unix_ms, out);
+                    self.place = behind;
+                }
+                Out::AudioHeader(bytes) => self.set_audio(bytes),
+            }
+        }
+    }
+
+    fn take_next(
+        &mut self,
+        next: Next,
+        epoch: &mut Epoch,
+        now_unix_ms: u64,
+        out: &mut Vec<Made>,
+    ) {
         let changed = || self.has_changed();
         match &self.state {
             State::Left => {}
-            State::Waiting(_) => self.begin(packet, epoch, now_unix_ms, out),
-            State::Open(_) if !self.has_header(&packet) => self.oddities.skipped_no_header += 1,
-            State::Open(open) => match open.judge(&packet, self.kind, &self.rules, changed) {
+            State::Waiting(_) => self.begin(next.packet, epoch, now_unix_ms, out),
+            State::Open(_) if !self.has_header(&next.packet) => {
+                self.oddities.skipped_no_header += 1;
+            }
+            State::Open(open) => match open.judge(&next.packet, self.kind, &self.rules, changed) {
                 Cut::Leave => {
                     self.state = State::Left;
                     out.push(Made::Left(LeftReason::SourceGopTooLong));
                 }
                 Cut::Gap => {
-                    self.gap(epoch, now_unix_ms, out);
-                    self.begin(packet, epoch, now_unix_ms, out);
+                    self.break_off(epoch, now_unix_ms, out);
+                    self.begin(next.packet, epoch, now_unix_ms, out);
                 }
                 Cut::Forced => {
                     // Only once: no packet is a segment's length behind the one in front of it.
-                    self.force(epoch, now_unix_ms, out);
-                    self.take(packet, epoch, now_unix_ms, out);
+                    self.force(&next, epoch, now_unix_ms, out);
+                    self.take_next(next, epoch, now_unix_ms, out);
                 }
                 Cut::Nothing | Cut::Part | Cut::Segment | Cut::Changed
-                    if open.is_overdue(&packet, &self.rules) =>
+                    if open.is_overdue(&next.packet, &self.rules) =>
                 {
                     // So often only as parts fit in front of a gap.
-                    self.end_in_time(&packet.packet, epoch, now_unix_ms, out);
-                    self.take(packet, epoch, now_unix_ms, out);
+                    self.end_in_time(&next, epoch, now_unix_ms, out);
+                    self.take_next(next, epoch, now_unix_ms, out);
                 }
                 cut @ (Cut::Nothing | Cut::Part | Cut::Segment | Cut::Changed) => {
-                    self.cut(cut, &packet.packet, epoch, now_unix_ms, out);
-                    self.push(packet);
+                    self.cut(cut, &next, epoch, now_unix_ms, out);
+                    self.push(next.packet);
                 }
             },
         }
-        self.place = behind;
     }
 
-    /// Something is missing between what was fed and what comes.
-    pub fn gap(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
-        if let State::Open(open) = &self.state {
-            let from_ms = open.newest_ms;
-            self.end_segment(epoch, now_unix_ms, out);
+    fn break_off(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
+        if matches!(self.state, State::Open(_)) {
             self.oddities.gaps += 1;
-            self.state = State::Waiting(Begins::Behind(Break { from_ms, behind_ms: None }));
         }
+        self.end(epoch, now_unix_ms, out);
     }
 
-    /// The stream is over: what is held is a last part.
-    pub fn finish(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
+    fn end(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
         if let State::Open(open) = &self.state {
             let from_ms = open.newest_ms;
             self.end_segment(epoch, now_unix_ms, out);
@@ -337,7 +398,7 @@ impl Packager {
     fn cut(
         &mut self,
         cut: Cut,
-        next: &RecordPacket,
+        next: &Next,
         epoch: &mut Epoch,
         now_unix_ms: u64,
         out: &mut Vec<Made>,
@@ -347,10 +408,11 @@ impl Packager {
             Cut::Part => Ends::Part,
             Cut::Segment | Cut::Changed => Ends::Segment,
         };
-        self.close(next.dts_ms, video_end_ms(next), ends, epoch, now_unix_ms, out);
+        let dts_ms = next.packet.packet.dts_ms;
+        self.close(dts_ms, next.picture_ms, ends, epoch, now_unix_ms, out);
         if cut == Cut::Changed {
             self.next_segment();
-            let hole = Hole::none(next.dts_ms);
+            let hole = Hole::none(dts_ms);
             self.discontinuities = epoch.breaks.number(hole, self.discontinuities);
             let _the_headers_were_looked_at = self.make_init(out);
         }
