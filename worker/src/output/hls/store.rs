@@ -91,16 +91,14 @@ impl<F: Files> Store<F> {
         series: SeriesId,
         about: &StreamFile,
     ) -> Result<(Self, Opened), (F, io::Error)> {
-        let kept = |label: &PublicName| Kept {
-            label: label.clone(),
-            segments: BTreeMap::new(),
-            inits: BTreeSet::new(),
-            init_next: None,
-            has_left: HasLeft::No,
-        };
-        let kept = labels.iter().map(kept).collect();
-        let mut store = Self { files, series, kept };
-        match store.begin(about) {
+        let mut store = Self { files, series, kept: kept_of(labels) };
+        let mut opened = store.begin(about);
+        if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            // It was swept in between, as one that nobody is in.
+            store.kept = kept_of(labels);
+            opened = store.begin(about);
+        }
+        match opened {
             Ok(opened) => Ok((store, opened)),
             Err(error) => Err((store.files, error)),
         }
@@ -370,6 +368,18 @@ impl<F: Files> Store<F> {
         }
         inits.retain(|hash| used.contains(hash));
     }
+}
+
+/// Of nothing yet.
+fn kept_of(labels: &[PublicName]) -> Vec<Kept> {
+    let kept = |label: &PublicName| Kept {
+        label: label.clone(),
+        segments: BTreeMap::new(),
+        inits: BTreeSet::new(),
+        init_next: None,
+        has_left: HasLeft::No,
+    };
+    labels.iter().map(kept).collect()
 }
 
 fn of<'a>(kept: &'a mut [Kept], label: &PublicName) -> Option<&'a mut Kept> {
