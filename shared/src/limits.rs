@@ -206,6 +206,9 @@ pub const HLS_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const HLS_BREAK_SLACK_MS: i64 = IDR_DISTANCE_MAX_MS;
 /// Breaks of a stream that its packager knows of; older ones are behind all its renditions.
 pub const HLS_BREAKS_KNOWN_MAX: usize = 64;
+/// Newest parts of a rendition of which an owner reads the last that is whole: a power cut tears what
+/// the kernel had not written yet, that of half a minute. As many are half a minute of parts, and more.
+pub const HLS_TORN_PARTS_MAX: usize = 256;
 /// As much of a stream may come at once at its beginning, and is dated by its newest picture.
 pub const HLS_BURST_MS_MAX: i64 = 10_000;
 /// A larger number of a segment or part is none of ours: segments are numbered from the seconds of the

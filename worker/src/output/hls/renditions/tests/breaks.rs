@@ -138,3 +138,47 @@ fn a_change_at_one_picture_has_one_number() {
     }
     assert_eq!(numbers(&memory, &LABELS[..2]), [2, 2]);
 }
+
+/// A power cut tears the newest files of one rendition: its count goes on from the last that is whole,
+/// and what the others have with it has their number.
+#[test]
+fn torn_parts_take_no_number_back() {
+    let (memory, pieces) = (Memory::of(usize::MAX), pieces(5));
+    let mut old = Owner::new(&memory, 5, &LABELS[..2]);
+    (0..2).for_each(|at| old.take(at, &pieces[0]));
+    for piece in &pieces[1..3] {
+        (0..2).for_each(|at| old.take_behind_a_loss(at, &piece[20..]));
+    }
+    assert_eq!(numbers(&memory, &LABELS[..2]), [2, 2]);
+    tear(&memory, LABELS[1], 3);
+    let mut new = Owner::new(&memory, 5, &LABELS[..2]);
+    new.take(1, &pieces[3][20..]);
+    new.take(0, &pieces[3]);
+    assert_eq!(numbers(&memory, &LABELS[..2]), [2, 3]);
+    (0..2).for_each(|at| new.take_behind_a_loss(at, &pieces[4][20..]));
+    assert_eq!(numbers(&memory, &LABELS[..2]), [4, 4]);
+    // All of them, and another stream begins behind: its number is higher than any before.
+    LABELS[..2].iter().for_each(|label| tear(&memory, label, 2));
+    let mut next = Owner::new(&memory, 6, &LABELS[..2]);
+    (0..2).for_each(|at| next.take(at, &pieces[0]));
+    assert_eq!(numbers(&memory, &LABELS[..2]), [5, 5]);
+}
+
+/// So many newest parts are there, and nothing is in them.
+fn tear(memory: &Memory, label: &str, parts: usize) {
+    let mut inside = memory.0.lock().unwrap();
+    let number = |name: &String| match FileName::parse(name)? {
+        FileName::Part { label: of, number } if of.as_str() == label => Some(number),
+        FileName::Part { .. }
+        | FileName::Init { .. }
+        | FileName::Left { .. }
+        | FileName::Stream
+        | FileName::Ended => None,
+    };
+    let names = inside.files.keys();
+    let mut found: Vec<_> = names.filter_map(|name| Some((number(name)?, name.clone()))).collect();
+    found.sort();
+    for (_, name) in found.iter().rev().take(parts) {
+        inside.files.insert(name.clone(), Vec::new());
+    }
+}
