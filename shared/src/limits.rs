@@ -201,9 +201,11 @@ pub const HLS_PART_SAMPLES_MAX: usize = 1024;
 pub const HLS_QUEUE_ITEMS_MAX: usize = 2048;
 /// Their payload bytes.
 pub const HLS_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Two renditions go on behind the same break so far apart at most: with a keyframe, and decode times
-/// begin before pictures do.
+/// The first part behind a break is so far behind it at most: it begins with a keyframe.
 pub const HLS_BREAK_SLACK_MS: i64 = IDR_DISTANCE_MAX_MS;
+/// Stamps of the same break in two renditions are so far apart at most: decode times begin before
+/// pictures do, by a few pictures, which may be slow ones.
+pub const HLS_BREAK_NEAR_MS: i64 = 500;
 /// Breaks of a stream that its packager knows of; older ones are behind all its renditions.
 pub const HLS_BREAKS_KNOWN_MAX: usize = 64;
 /// Newest parts of a rendition of which an owner reads the last that is whole: a power cut tears what

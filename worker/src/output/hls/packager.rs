@@ -39,7 +39,7 @@ use crate::package::fmp4::FragmentClock;
 use ahead::{Ahead, Next, Out};
 use init::{AudioHeader, InitFile, VideoHeader, headers_of};
 use open::{Cut, Open};
-use tasuki_shared::limits::HLS_ORIGIN_MS;
+use tasuki_shared::limits::{HLS_BREAK_NEAR_MS, HLS_BREAK_SLACK_MS, HLS_ORIGIN_MS};
 
 /// Of a picture behind which nothing is known.
 const LAST_PICTURE_MS: i64 = 33;
@@ -108,6 +108,8 @@ pub struct Packager {
     next: Option<PartNumber>,
     discontinuities: u64,
     clock: FragmentClock,
+    /// Where an owner before this one was.
+    resumed_ms: i64,
     state: State,
     ahead: Ahead,
     /// Behind the last packet that was handled.
@@ -125,8 +127,10 @@ struct Init {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Headers {
     Same,
-    /// To be looked at with the next keyframe.
-    Newer,
+    /// To be looked at with the next keyframe; since the first picture behind them, once there is one.
+    Newer {
+        since_ms: Option<i64>,
+    },
 }
 
 enum State {
@@ -162,6 +166,7 @@ impl Packager {
             next: None,
             discontinuities: 0,
             clock: FragmentClock::new(HLS_ORIGIN_MS),
+            resumed_ms: i64::MIN,
             state: State::Waiting(Begins::Anew),
             ahead: Ahead::default(),
             place: Place::default(),
@@ -213,6 +218,7 @@ impl Packager {
             next: Some(next),
             discontinuities: note.discontinuities,
             clock: note.clock,
+            resumed_ms: end_ms,
             state: State::Open(open),
             place: note.place,
             ..Self::new(rules, kind)
@@ -238,14 +244,6 @@ impl Packager {
             // The sound that waits is of the one before.
             self.ahead.audio_header(bytes);
         }
-    }
-
-    fn set_audio(&mut self, bytes: Vec<u8>) {
-        if self.audio.as_ref().is_some_and(|audio| audio.bytes == bytes) {
-            return;
-        }
-        self.audio = self.told(AudioHeader::new(bytes));
-        self.headers_are_newer();
     }
 
     /// Takes the next packet; what is to be written because of it, or of those that waited for it, is
@@ -281,13 +279,7 @@ impl Packager {
         self.go_on(ready, epoch, now_unix_ms, out);
     }
 
-    fn go_on(
-        &mut self,
-        ready: Vec<Out>,
-        epoch: &mut Epoch,
-        now_unix_ms: u64,
-        out: &mut Vec<Made>,
-    ) {
+    fn go_on(&mut self, ready: Vec<Out>, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
         for ready in ready {
             match ready {
                 Out::Next(next) => {
@@ -300,13 +292,8 @@ impl Packager {
         }
     }
 
-    fn take_next(
-        &mut self,
-        next: Next,
-        epoch: &mut Epoch,
-        now_unix_ms: u64,
-        out: &mut Vec<Made>,
-    ) {
+    fn take_next(&mut self, next: Next, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
+        self.note_since(&next.packet.packet);
         let changed = || self.has_changed();
         match &self.state {
             State::Left => {}
@@ -358,6 +345,14 @@ impl Packager {
         }
     }
 
+    fn set_audio(&mut self, bytes: Vec<u8>) {
+        if self.audio.as_ref().is_some_and(|audio| audio.bytes == bytes) {
+            return;
+        }
+        self.audio = self.told(AudioHeader::new(bytes));
+        self.headers_are_newer();
+    }
+
     fn told<T>(&mut self, header: Result<T, init::InitError>) -> Option<T> {
         match header {
             Ok(header) => Some(header),
@@ -370,8 +365,30 @@ impl Packager {
 
     fn headers_are_newer(&mut self) {
         if let Some(init) = &mut self.init {
-            init.headers = Headers::Newer;
+            init.headers = Headers::Newer { since_ms: None };
         }
+    }
+
+    /// A change of headers is known by the first picture that has them: that all renditions have, and not
+    /// each has a keyframe there.
+    fn note_since(&mut self, packet: &RecordPacket) {
+        if let (Track::Video, Some(Init { headers: Headers::Newer { since_ms }, .. })) =
+            (packet.track, &mut self.init)
+        {
+            since_ms.get_or_insert(packet.dts_ms);
+        }
+    }
+
+    /// Of the change of headers with which the keyframe at this time comes.
+    fn change(&self, to_ms: i64) -> Hole {
+        let since_ms = match self.init.as_ref().map(|init| init.headers) {
+            Some(Headers::Newer { since_ms: Some(since_ms) }) => since_ms,
+            Some(Headers::Same | Headers::Newer { since_ms: None }) | None => to_ms,
+        };
+        // An owner finds what an earlier one was told of before.
+        let is_found = since_ms.saturating_sub(self.resumed_ms) <= HLS_BREAK_NEAR_MS;
+        let from_ms = if is_found { since_ms.saturating_sub(HLS_BREAK_SLACK_MS) } else { since_ms };
+        Hole { from_ms, behind_ms: since_ms, to_ms }
     }
 
     /// Is it one of the tracks that the init segment has?
@@ -388,7 +405,7 @@ impl Packager {
     /// Would the newest headers make another init segment? Those that make none change nothing.
     fn has_changed(&self) -> bool {
         match (&self.init, &self.video) {
-            (Some(init), Some(video)) if init.headers == Headers::Newer => {
+            (Some(init), Some(video)) if init.headers != Headers::Same => {
                 InitFile::new(video, self.audio.as_ref()).is_ok_and(|new| new.hash != init.hash)
             }
             (Some(_) | None, Some(_) | None) => false,
@@ -412,7 +429,7 @@ impl Packager {
         self.close(dts_ms, next.picture_ms, ends, epoch, now_unix_ms, out);
         if cut == Cut::Changed {
             self.next_segment();
-            let hole = Hole::none(dts_ms);
+            let hole = self.change(dts_ms);
             self.discontinuities = epoch.breaks.number(hole, self.discontinuities);
             let _the_headers_were_looked_at = self.make_init(out);
         }
