@@ -187,6 +187,8 @@ pub const HLS_SOURCE_GOP_MARGIN: Duration = Duration::from_millis(IDR_DISTANCE_M
 pub const HLS_IDR_SLACK_MS: i64 = 40;
 /// A hole of this length in a rendition is no slow frame rate: what follows is a new beginning.
 pub const HLS_GAP_MS: i64 = 1_500;
+/// Sound waits so far (of stream time) for the picture that ends a part's last one, as a cursor's does.
+pub const HLS_PICTURE_AHEAD_MS: i64 = 500;
 /// Time zero of all parts on a stream's timeline. The same for all streams and renditions, whose
 /// first pictures differ; timelines begin with a publisher's first stamp, and go back a little at
 /// most.
@@ -198,11 +200,14 @@ pub const HLS_PART_SAMPLES_MAX: usize = 1024;
 pub const HLS_QUEUE_ITEMS_MAX: usize = 2048;
 /// Their payload bytes.
 pub const HLS_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Two renditions go on behind the same break so far apart at most: with a keyframe, and decode times
-/// begin before pictures do.
+/// The first part behind a break is so far behind it at most: it begins with a keyframe.
 pub const HLS_BREAK_SLACK_MS: i64 = IDR_DISTANCE_MAX_MS;
+/// Of one break, stamps in two renditions: decode times begin a few pictures before pictures do.
+pub const HLS_BREAK_NEAR_MS: i64 = 500;
 /// Breaks of a stream that its packager knows of; older ones are behind all its renditions.
 pub const HLS_BREAKS_KNOWN_MAX: usize = 64;
+/// Parts that a power cut may have torn: what the kernel had not written yet, half a minute and more.
+pub const HLS_TORN_PARTS_MAX: usize = 256;
 /// As much of a stream may come at once at its beginning, and is dated by its newest picture.
 pub const HLS_BURST_MS_MAX: i64 = 10_000;
 /// A larger number of a segment or part is none of ours: segments are numbered from the seconds of the

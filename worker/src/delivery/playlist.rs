@@ -4,9 +4,9 @@
 
 use super::rendition::{Part, Presence, Rendition, Segment};
 use crate::output::hls::place::{Independent, PartNumber, StreamFile};
-use crate::package::fmp4::EMPTY_FRAGMENT_BYTES;
 use crate::package::utc;
 use std::fmt::Write as _;
+use tasuki_shared::limits::HLS_GAP_MS;
 
 /// Delta updates need 9 (EXT-X-SKIP).
 const VERSION: u32 = 9;
@@ -162,17 +162,16 @@ fn head(text: &mut String, about: &StreamFile, listed: &[&Segment], with_parts_f
     );
 }
 
-/// From one part that has something to the next. Those without anything come with the one that follows
-/// them: of a stream of few pictures and no sound.
+/// From one part that has a picture to the next, also where there is sound in between: a player that has
+/// no picture waits. One that stands for so long that it is no frame rate counts no more.
 fn longest_wait_ms<'a>(parts: impl Iterator<Item = &'a Part>) -> u64 {
     let (mut longest_ms, mut wait_ms) = (0, 0);
     for part in parts {
-        let is_empty = part.note.frames == 0 && part.media_bytes <= EMPTY_FRAGMENT_BYTES;
         let duration_ms = u64::from(part.note.duration_ms);
-        wait_ms = if is_empty { wait_ms + duration_ms } else { duration_ms };
+        wait_ms = if part.note.frames == 0 { wait_ms + duration_ms } else { duration_ms };
         longest_ms = longest_ms.max(wait_ms);
     }
-    longest_ms
+    longest_ms.min(HLS_GAP_MS.unsigned_abs())
 }
 
 fn put_segment(text: &mut String, segment: &Segment, before: Option<&Part>, parts: Parts) {
@@ -273,6 +272,7 @@ mod tests {
     use super::super::rendition::tests::{filled, part};
     use super::*;
     use crate::output::hls::place::{Ends, InitHash, RenditionFile, RenditionKind};
+    use crate::package::fmp4::EMPTY_FRAGMENT_BYTES;
     use proptest::prelude::*;
     use tasuki_shared::id::PublicName;
 
@@ -346,6 +346,25 @@ mod tests {
             text.contains("PART-HOLD-BACK=3.240\n#EXT-X-PART-INF:PART-TARGET=0.220\n"),
             "{text}"
         );
+    }
+
+    /// A slow screen share with sound: each part has something, and a picture comes with every other one.
+    /// A picture that stands for good asks for no more than the longest step between two.
+    #[test]
+    fn the_distance_follows_the_pictures_also_where_there_is_sound() {
+        let mut rendition = filled("720p", 7, 1, 0);
+        let mut sound = |at: i64, frames| {
+            let number = rendition.next().unwrap();
+            let mut part = part(2_000 + at * 200, 200, Ends::Part);
+            part.note.frames = frames;
+            rendition.add(number, part);
+            of(&rendition, Ending::Open, Extent::Full)
+        };
+        let texts: Vec<_> = (0..4).map(|at| sound(at, u32::from(at % 2 == 0))).collect();
+        assert!(texts[0].contains("PART-HOLD-BACK=0.660\n"), "{}", texts[0]);
+        assert!(texts[3].contains("PART-HOLD-BACK=1.200\n"), "{}", texts[3]);
+        let standing: Vec<_> = (4..40).map(|at| sound(at, 0)).collect();
+        assert!(standing[35].contains("PART-HOLD-BACK=4.500\n"), "{}", standing[35]);
     }
 
     /// Where the configuration changes a client is told, and the count goes on when the place itself

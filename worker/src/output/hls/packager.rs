@@ -9,7 +9,10 @@
 //!
 //! Invariants
 //! - A part ends where the next packet begins, so the durations of a segment's parts add up to
-//!   the segment's; only in front of a gap, and at the end, a last picture's duration is guessed.
+//!   the segment's.
+//! - A picture lasts until the next one, whichever part that is in (`ahead.rs`). Where that is too far
+//!   away to be known, and in front of a gap, it lasts to its part's end, which is never too long: the
+//!   next part's decode time says how much longer it is (ISO/IEC 14496-12, 8.8.12).
 //! - No part is longer than its target: where nothing comes in time to end one, it ends there all the
 //!   same, and the next has the rest of that time. So a stream of few pictures and no sound has parts
 //!   without any.
@@ -20,6 +23,7 @@
 //!   farther apart than the margin: cuts are at keyframes of the source, and those that only a
 //!   rung has count where the source has none.
 
+mod ahead;
 mod close;
 mod init;
 mod open;
@@ -32,10 +36,10 @@ use crate::media::timeline::Track;
 use crate::output::cursor::Place;
 use crate::output::record::{RecordPacket, SeriesId};
 use crate::package::fmp4::FragmentClock;
-use close::video_end_ms;
+use ahead::{Ahead, Next, Out};
 use init::{AudioHeader, InitFile, VideoHeader, headers_of};
 use open::{Cut, Open};
-use tasuki_shared::limits::HLS_ORIGIN_MS;
+use tasuki_shared::limits::{HLS_BREAK_NEAR_MS, HLS_BREAK_SLACK_MS, HLS_ORIGIN_MS};
 
 /// Of a picture behind which nothing is known.
 const LAST_PICTURE_MS: i64 = 33;
@@ -104,7 +108,10 @@ pub struct Packager {
     next: Option<PartNumber>,
     discontinuities: u64,
     clock: FragmentClock,
+    /// Where an owner before this one was.
+    resumed_ms: i64,
     state: State,
+    ahead: Ahead,
     /// Behind the last packet that was handled.
     place: Place,
     pub oddities: Oddities,
@@ -120,8 +127,10 @@ struct Init {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Headers {
     Same,
-    /// To be looked at with the next keyframe.
-    Newer,
+    /// To be looked at with the next keyframe; since the first picture behind them, once there is one.
+    Newer {
+        since_ms: Option<i64>,
+    },
 }
 
 enum State {
@@ -157,7 +166,9 @@ impl Packager {
             next: None,
             discontinuities: 0,
             clock: FragmentClock::new(HLS_ORIGIN_MS),
+            resumed_ms: i64::MIN,
             state: State::Waiting(Begins::Anew),
+            ahead: Ahead::default(),
             place: Place::default(),
             oddities: Oddities::default(),
         }
@@ -207,6 +218,7 @@ impl Packager {
             next: Some(next),
             discontinuities: note.discontinuities,
             clock: note.clock,
+            resumed_ms: end_ms,
             state: State::Open(open),
             place: note.place,
             ..Self::new(rules, kind)
@@ -226,14 +238,16 @@ impl Packager {
     }
 
     pub fn audio_header(&mut self, bytes: Vec<u8>) {
-        if self.audio.as_ref().is_some_and(|audio| audio.bytes == bytes) {
-            return;
+        if self.ahead.is_empty() {
+            self.set_audio(bytes);
+        } else {
+            // The sound that waits is of the one before.
+            self.ahead.audio_header(bytes);
         }
-        self.audio = self.told(AudioHeader::new(bytes));
-        self.headers_are_newer();
     }
 
-    /// Takes the next packet; what is to be written because of it is appended.
+    /// Takes the next packet; what is to be written because of it, or of those that waited for it, is
+    /// appended.
     pub fn take(
         &mut self,
         packet: HlsPacket,
@@ -241,60 +255,102 @@ impl Packager {
         now_unix_ms: u64,
         out: &mut Vec<Made>,
     ) {
-        let behind = packet.packet.behind;
         epoch.received(packet.packet.dts_ms, now_unix_ms);
+        let mut ready = Vec::new();
+        self.ahead.take(packet, &mut ready);
+        self.go_on(ready, epoch, now_unix_ms, out);
+    }
+
+    /// Something is missing between what was fed and what comes.
+    pub fn gap(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
+        self.wait_no_longer(epoch, now_unix_ms, out);
+        self.break_off(epoch, now_unix_ms, out);
+    }
+
+    /// The stream is over: what is held is a last part.
+    pub fn finish(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
+        self.wait_no_longer(epoch, now_unix_ms, out);
+        self.end(epoch, now_unix_ms, out);
+    }
+
+    fn wait_no_longer(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
+        let mut ready = Vec::new();
+        self.ahead.flush(&mut ready);
+        self.go_on(ready, epoch, now_unix_ms, out);
+    }
+
+    fn go_on(&mut self, ready: Vec<Out>, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
+        for ready in ready {
+            match ready {
+                Out::Next(next) => {
+                    let behind = next.packet.packet.behind;
+                    self.take_next(next, epoch, now_unix_ms, out);
+                    self.place = behind;
+                }
+                Out::AudioHeader(bytes) => self.set_audio(bytes),
+            }
+        }
+    }
+
+    fn take_next(&mut self, next: Next, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
+        self.note_since(&next.packet.packet);
         let changed = || self.has_changed();
         match &self.state {
             State::Left => {}
-            State::Waiting(_) => self.begin(packet, epoch, now_unix_ms, out),
-            State::Open(_) if !self.has_header(&packet) => self.oddities.skipped_no_header += 1,
-            State::Open(open) => match open.judge(&packet, self.kind, &self.rules, changed) {
+            State::Waiting(_) => self.begin(next.packet, epoch, now_unix_ms, out),
+            State::Open(_) if !self.has_header(&next.packet) => {
+                self.oddities.skipped_no_header += 1;
+            }
+            State::Open(open) => match open.judge(&next.packet, self.kind, &self.rules, changed) {
                 Cut::Leave => {
                     self.state = State::Left;
                     out.push(Made::Left(LeftReason::SourceGopTooLong));
                 }
                 Cut::Gap => {
-                    self.gap(epoch, now_unix_ms, out);
-                    self.begin(packet, epoch, now_unix_ms, out);
+                    self.break_off(epoch, now_unix_ms, out);
+                    self.begin(next.packet, epoch, now_unix_ms, out);
                 }
                 Cut::Forced => {
                     // Only once: no packet is a segment's length behind the one in front of it.
-                    self.force(epoch, now_unix_ms, out);
-                    self.take(packet, epoch, now_unix_ms, out);
+                    self.force(&next, epoch, now_unix_ms, out);
+                    self.take_next(next, epoch, now_unix_ms, out);
                 }
                 Cut::Nothing | Cut::Part | Cut::Segment | Cut::Changed
-                    if open.is_overdue(&packet, &self.rules) =>
+                    if open.is_overdue(&next.packet, &self.rules) =>
                 {
                     // So often only as parts fit in front of a gap.
-                    self.end_in_time(&packet.packet, epoch, now_unix_ms, out);
-                    self.take(packet, epoch, now_unix_ms, out);
+                    self.end_in_time(&next, epoch, now_unix_ms, out);
+                    self.take_next(next, epoch, now_unix_ms, out);
                 }
                 cut @ (Cut::Nothing | Cut::Part | Cut::Segment | Cut::Changed) => {
-                    self.cut(cut, &packet.packet, epoch, now_unix_ms, out);
-                    self.push(packet);
+                    self.cut(cut, &next, epoch, now_unix_ms, out);
+                    self.push(next.packet);
                 }
             },
         }
-        self.place = behind;
     }
 
-    /// Something is missing between what was fed and what comes.
-    pub fn gap(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
-        if let State::Open(open) = &self.state {
-            let from_ms = open.newest_ms;
-            self.end_segment(epoch, now_unix_ms, out);
+    fn break_off(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
+        if matches!(self.state, State::Open(_)) {
             self.oddities.gaps += 1;
-            self.state = State::Waiting(Begins::Behind(Break { from_ms, behind_ms: None }));
         }
+        self.end(epoch, now_unix_ms, out);
     }
 
-    /// The stream is over: what is held is a last part.
-    pub fn finish(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
+    fn end(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
         if let State::Open(open) = &self.state {
             let from_ms = open.newest_ms;
             self.end_segment(epoch, now_unix_ms, out);
             self.state = State::Waiting(Begins::Behind(Break { from_ms, behind_ms: None }));
         }
+    }
+
+    fn set_audio(&mut self, bytes: Vec<u8>) {
+        if self.audio.as_ref().is_some_and(|audio| audio.bytes == bytes) {
+            return;
+        }
+        self.audio = self.told(AudioHeader::new(bytes));
+        self.headers_are_newer();
     }
 
     fn told<T>(&mut self, header: Result<T, init::InitError>) -> Option<T> {
@@ -309,8 +365,30 @@ impl Packager {
 
     fn headers_are_newer(&mut self) {
         if let Some(init) = &mut self.init {
-            init.headers = Headers::Newer;
+            init.headers = Headers::Newer { since_ms: None };
         }
+    }
+
+    /// A change of headers is known by the first picture that has them: that all renditions have, and not
+    /// each has a keyframe there.
+    fn note_since(&mut self, packet: &RecordPacket) {
+        if let (Track::Video, Some(Init { headers: Headers::Newer { since_ms }, .. })) =
+            (packet.track, &mut self.init)
+        {
+            since_ms.get_or_insert(packet.dts_ms);
+        }
+    }
+
+    /// Of the change of headers with which the keyframe at this time comes.
+    fn change(&self, to_ms: i64) -> Hole {
+        let since_ms = match self.init.as_ref().map(|init| init.headers) {
+            Some(Headers::Newer { since_ms: Some(since_ms) }) => since_ms,
+            Some(Headers::Same | Headers::Newer { since_ms: None }) | None => to_ms,
+        };
+        // An owner finds what an earlier one was told of before.
+        let is_found = since_ms.saturating_sub(self.resumed_ms) <= HLS_BREAK_NEAR_MS;
+        let from_ms = if is_found { since_ms.saturating_sub(HLS_BREAK_SLACK_MS) } else { since_ms };
+        Hole { from_ms, behind_ms: since_ms, to_ms }
     }
 
     /// Is it one of the tracks that the init segment has?
@@ -327,7 +405,7 @@ impl Packager {
     /// Would the newest headers make another init segment? Those that make none change nothing.
     fn has_changed(&self) -> bool {
         match (&self.init, &self.video) {
-            (Some(init), Some(video)) if init.headers == Headers::Newer => {
+            (Some(init), Some(video)) if init.headers != Headers::Same => {
                 InitFile::new(video, self.audio.as_ref()).is_ok_and(|new| new.hash != init.hash)
             }
             (Some(_) | None, Some(_) | None) => false,
@@ -337,7 +415,7 @@ impl Packager {
     fn cut(
         &mut self,
         cut: Cut,
-        next: &RecordPacket,
+        next: &Next,
         epoch: &mut Epoch,
         now_unix_ms: u64,
         out: &mut Vec<Made>,
@@ -347,10 +425,11 @@ impl Packager {
             Cut::Part => Ends::Part,
             Cut::Segment | Cut::Changed => Ends::Segment,
         };
-        self.close(next.dts_ms, video_end_ms(next), ends, epoch, now_unix_ms, out);
+        let dts_ms = next.packet.packet.dts_ms;
+        self.close(dts_ms, next.picture_ms, ends, epoch, now_unix_ms, out);
         if cut == Cut::Changed {
             self.next_segment();
-            let hole = Hole::none(next.dts_ms);
+            let hole = self.change(dts_ms);
             self.discontinuities = epoch.breaks.number(hole, self.discontinuities);
             let _the_headers_were_looked_at = self.make_init(out);
         }

@@ -280,7 +280,7 @@ impl<F: Files> Renditions<F> {
         let labels: Vec<_> = self.each.iter().map(|rendition| rendition.label.clone()).collect();
         match Store::open(files, &labels, *series, about) {
             Ok((store, opened)) => {
-                self.learn_breaks(&store);
+                self.learn(&store);
                 self.store = Directory::Open(store);
                 for at in 0..self.each.len() {
                     self.order(at);
@@ -294,17 +294,18 @@ impl<F: Files> Renditions<F> {
         }
     }
 
-    /// Of discontinuities, what the notes of all renditions say.
-    fn learn_breaks(&mut self, store: &Store<F>) {
-        let breaks = &mut self.epoch.breaks;
-        let newest = (0..self.each.len()).filter_map(|at| Some((at, store.newest(at)?.note?)));
+    /// Of the wall clock and of discontinuities, what the notes of all renditions say.
+    fn learn(&mut self, store: &Store<F>) {
+        let Epoch { offset_ms, breaks, .. } = &mut self.epoch;
+        let newest = (0..self.each.len()).filter_map(|at| Some((at, store.newest_read(at)?)));
         let (ours, others): (Vec<_>, Vec<_>) =
-            newest.partition(|(_, note)| note.series == self.rules.series);
-        for (at, note) in &ours {
-            breaks.learn(store.break_start_ms(*at, note), note.discontinuities);
+            newest.partition(|(_, (_, note))| note.series == self.rules.series);
+        for (at, (number, note)) in &ours {
+            *offset_ms = Some(offset_of(note));
+            breaks.learn(store.break_start_ms(*at, *number, note), note.discontinuities);
         }
         // A new stream behind another one is a break for all, from its start on.
-        let most = others.iter().map(|(_, note)| note.discontinuities).max();
+        let most = others.iter().map(|(_, (_, note))| note.discontinuities).max();
         if let (true, Some(most)) = (ours.is_empty(), most) {
             breaks.learn(i64::MIN, most.saturating_add(1));
         }
@@ -324,8 +325,7 @@ impl<F: Files> Renditions<F> {
             _ if store.has_left(at) => (FeedFrom::Nowhere, None),
             None => (FeedFrom::Start, Some(Packager::new(rules, kind))),
             Some(Newest { number, note: Some(note) }) if note.series == rules.series => {
-                let start_ms = i64::try_from(note.start_unix_ms).unwrap_or(i64::MAX);
-                epoch.offset_ms = Some(start_ms.saturating_sub(note.start_ms));
+                epoch.offset_ms = Some(offset_of(&note));
                 let init = store.init(at, note.init).ok();
                 let resumed =
                     init.and_then(|init| Packager::resume(rules, kind, number, &note, &init));
@@ -340,8 +340,10 @@ impl<F: Files> Renditions<F> {
                 (FeedFrom::Start, Some(Packager::after(rules, kind, number, Some(&note))))
             }
             Some(Newest { number, note: None }) => {
-                // Whoever wrote it may have been of this stream, and the start is long told.
-                (FeedFrom::Head, Some(Packager::after(rules, kind, number, None)))
+                // Whoever wrote it may have been of this stream, and the start is long told. Its number
+                // of discontinuities is that of the part before it.
+                let read = store.newest_read(at).map(|(_, note)| note);
+                (FeedFrom::Head, Some(Packager::after(rules, kind, number, read.as_ref())))
             }
         };
         (rendition.state, rendition.report.state) = match packager {
@@ -484,6 +486,11 @@ impl<F: Files> Renditions<F> {
         self.news.notices.push(Notice::HlsStopped { reason });
         self.store = Directory::Stopped { files, until: now + HLS_RETRY };
     }
+}
+
+/// The wall clock of its stream's timeline.
+fn offset_of(note: &PartNote) -> i64 {
+    i64::try_from(note.start_unix_ms).unwrap_or(i64::MAX).saturating_sub(note.start_ms)
 }
 
 enum Wrote {

@@ -20,6 +20,7 @@ use crate::output::record::SeriesId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use tasuki_shared::id::PublicName;
+use tasuki_shared::limits::HLS_TORN_PARTS_MAX;
 
 /// Whose the directory is; for owners only, delivery passes it over.
 const SERIES_FILE: &str = ".series";
@@ -91,16 +92,14 @@ impl<F: Files> Store<F> {
         series: SeriesId,
         about: &StreamFile,
     ) -> Result<(Self, Opened), (F, io::Error)> {
-        let kept = |label: &PublicName| Kept {
-            label: label.clone(),
-            segments: BTreeMap::new(),
-            inits: BTreeSet::new(),
-            init_next: None,
-            has_left: HasLeft::No,
-        };
-        let kept = labels.iter().map(kept).collect();
-        let mut store = Self { files, series, kept };
-        match store.begin(about) {
+        let mut store = Self { files, series, kept: kept_of(labels) };
+        let mut opened = store.begin(about);
+        if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            // It was swept in between, as one that nobody is in.
+            store.kept = kept_of(labels);
+            opened = store.begin(about);
+        }
+        match opened {
             Ok(opened) => Ok((store, opened)),
             Err(error) => Err((store.files, error)),
         }
@@ -125,6 +124,17 @@ impl<F: Files> Store<F> {
         Some(Newest { number, note: self.note(rendition, number) })
     }
 
+    /// The last part that can be read, of ours or not: after a power cut the newest ones are torn.
+    #[must_use]
+    pub fn newest_read(&self, rendition: usize) -> Option<(PartNumber, PartNote)> {
+        let segments = self.kept.get(rendition)?.segments.iter().rev();
+        let numbers = segments.flat_map(|(&segment, parts)| {
+            parts.parts.iter().rev().map(move |&part| PartNumber { segment, part })
+        });
+        let mut tried = numbers.take(HLS_TORN_PARTS_MAX);
+        tried.find_map(|number| Some((number, self.note(rendition, number)?)))
+    }
+
     /// What a part says of itself.
     #[must_use]
     pub fn note(&self, rendition: usize, number: PartNumber) -> Option<PartNote> {
@@ -134,23 +144,24 @@ impl<F: Files> Store<F> {
         PartNote::split(&head).map(|(note, _)| note)
     }
 
-    /// Where those parts begin that have the number of discontinuities of this newest one.
+    /// Where those parts begin that have the number of discontinuities of this one, which is the last
+    /// that can be read.
     #[must_use]
-    pub fn break_start_ms(&self, rendition: usize, newest: &PartNote) -> i64 {
-        let Some(kept) = self.kept.get(rendition) else { return newest.start_ms };
-        let segments: Vec<_> = kept.segments.iter().collect();
+    pub fn break_start_ms(&self, rendition: usize, last: PartNumber, note: &PartNote) -> i64 {
+        let Some(kept) = self.kept.get(rendition) else { return note.start_ms };
+        let segments: Vec<_> = kept.segments.range(..=last.segment).collect();
         let first = |(segment, about): &(&u64, &Segment)| {
             let number = PartNumber { segment: **segment, part: about.parts.first().copied()? };
             self.note(rendition, number)
         };
         // They never go back, and reading one note of an hour's segments each would take its time.
         let at = segments.partition_point(|segment| {
-            first(segment).is_none_or(|note| {
-                note.series != newest.series || note.discontinuities < newest.discontinuities
+            first(segment).is_none_or(|first| {
+                first.series != note.series || first.discontinuities < note.discontinuities
             })
         });
         let found = segments.get(at).and_then(first);
-        found.map_or(newest.start_ms, |note| note.start_ms)
+        found.map_or(note.start_ms, |first| first.start_ms)
     }
 
     /// Is what another owner made of a part what we made? Two places with nothing in between that a
@@ -370,6 +381,18 @@ impl<F: Files> Store<F> {
         }
         inits.retain(|hash| used.contains(hash));
     }
+}
+
+/// Of nothing yet.
+fn kept_of(labels: &[PublicName]) -> Vec<Kept> {
+    let kept = |label: &PublicName| Kept {
+        label: label.clone(),
+        segments: BTreeMap::new(),
+        inits: BTreeSet::new(),
+        init_next: None,
+        has_left: HasLeft::No,
+    };
+    labels.iter().map(kept).collect()
 }
 
 fn of<'a>(kept: &'a mut [Kept], label: &PublicName) -> Option<&'a mut Kept> {

@@ -1,5 +1,6 @@
 //! Where parts and segments end, and the files that are made of them.
 
+use super::ahead::Next;
 use super::open::{Open, sample};
 use super::{Epoch, LAST_PICTURE_MS, Made, Packager, State};
 use crate::media::timeline::Track;
@@ -13,22 +14,31 @@ impl Packager {
     /// of that time.
     pub(super) fn end_in_time(
         &mut self,
-        next: &RecordPacket,
+        next: &Next,
         epoch: &mut Epoch,
         now_unix_ms: u64,
         out: &mut Vec<Made>,
     ) {
         let State::Open(open) = &self.state else { return };
         let end_ms = open.part_start_ms.saturating_add(self.rules.part_target_ms);
-        self.close(end_ms, video_end_ms(next), Ends::Part, epoch, now_unix_ms, out);
+        self.close(end_ms, next.picture_ms, Ends::Part, epoch, now_unix_ms, out);
     }
 
     /// Ends the segment in front of the newest packet that is held.
-    pub(super) fn force(&mut self, epoch: &mut Epoch, now_unix_ms: u64, out: &mut Vec<Made>) {
+    pub(super) fn force(
+        &mut self,
+        next: &Next,
+        epoch: &mut Epoch,
+        now_unix_ms: u64,
+        out: &mut Vec<Made>,
+    ) {
         let State::Open(open) = &mut self.state else { return };
         let Some(newest) = open.pop() else { return };
-        let RecordPacket { dts_ms, at, behind, .. } = newest.packet;
-        let video_end_ms = video_end_ms(&newest.packet);
+        let RecordPacket { track, dts_ms, at, behind, .. } = newest.packet;
+        let video_end_ms = match track {
+            Track::Video => Some(dts_ms),
+            Track::Audio => next.picture_ms,
+        };
         self.place = at;
         self.close(dts_ms, video_end_ms, Ends::Segment, epoch, now_unix_ms, out);
         self.next_segment();
@@ -67,8 +77,9 @@ impl Packager {
         }
     }
 
-    /// Makes a part of what is pending. One without packets has its time all the same; one without
-    /// either is none, and ends no segment.
+    /// Makes a part of what is pending; `video_end_ms` is where its last picture ends, if that is
+    /// known. One without packets has its time all the same; one without either is none, and ends no
+    /// segment.
     pub(super) fn close(
         &mut self,
         end_ms: i64,
@@ -93,6 +104,8 @@ impl Packager {
         // Without sound it is not looked at.
         let none = AudioTiming { sample_rate: 1, frame_samples: 1 };
         let audio_timing = init.audio.as_ref().map_or(none, AudioHeader::timing);
+        // None begins in front of the part's end.
+        let video_end_ms = Some(video_end_ms.unwrap_or(end_ms));
         let fragment = Fragment { video: &video, video_end_ms, audio: &audio, audio_timing };
         let written = if open.is_empty() {
             self.clock.write_empty(&mut file)
@@ -132,13 +145,5 @@ impl Packager {
             }
         }
         out.push(Made::Part { number, note: Box::new(note), file });
-    }
-}
-
-/// Where the last picture in front of a packet ends, if that is known by then.
-pub(super) fn video_end_ms(next: &RecordPacket) -> Option<i64> {
-    match next.track {
-        Track::Video => Some(next.dts_ms),
-        Track::Audio => None,
     }
 }

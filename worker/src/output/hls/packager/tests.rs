@@ -1,5 +1,7 @@
 //! Sequences of packets, by proptest, through packagers that are replaced after any part.
 
+mod slow;
+
 use super::open::PART_PERCENT_MIN;
 use super::*;
 use crate::media::packet::IsIdr;
@@ -397,53 +399,6 @@ proptest! {
         let rung = by_one_owner(&rare.rung(), RenditionKind::Encoded);
         prop_assert!(rung.segments().iter().all(|notes| notes[0].independent == Independent::Yes));
     }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
-
-    /// Pictures that come rarely, or stand for a while: no part is longer than its target for it, nothing
-    /// is lost, and owners that are replaced make the files of one.
-    #[test]
-    fn rare_pictures_make_no_long_parts(
-        steps in prop::collection::vec(prop::sample::select(vec![33_i64, 84, 250, 700, 1_000, 1_400]), 8..40),
-        slow in prop::sample::select(vec![None, Some(83_i64), Some(250), Some(1_000)]),
-        lives in prop::collection::vec(1_usize..20, 0..8),
-    ) {
-        let (mut at_ms, mut key_ms) = (0, i64::MIN);
-        let mut pictures = Vec::new();
-        for step in steps {
-            let is_due = at_ms >= key_ms.saturating_add(IDR_DISTANCE_MAX_MS - 500);
-            pictures.push(video(at_ms, if is_due { Key::Own } else { Key::No }));
-            key_ms = if is_due { at_ms } else { key_ms };
-            at_ms += slow.unwrap_or(step);
-        }
-        let stream = Stream::of(pictures);
-        let one = by_one_owner(&stream, RenditionKind::Encoded);
-        check_sums(&one);
-        check_part_target(&one);
-        prop_assert_eq!(payloads(&one), stream.packets.len());
-        let starts: Vec<_> = one.parts.iter().map(|(_, note, _)| note.start_unix_ms).collect();
-        prop_assert!(starts.is_sorted());
-        prop_assert_eq!(by_many(&stream, RenditionKind::Encoded, &lives, Memory::Note), one);
-    }
-}
-
-/// One picture a second and no sound: five parts a second, of which one has something.
-#[test]
-fn a_time_without_packets_is_parts_without_samples() {
-    let pictures =
-        (0..9).map(|at| video(at * 1_000, if at % 2 == 0 { Key::Source } else { Key::No }));
-    let files = by_one_owner(&Stream::of(pictures.collect()), RenditionKind::Encoded);
-    let shape: Vec<_> =
-        files.parts[..10].iter().map(|(_, note, _)| (note.duration_ms, note.frames)).collect();
-    let second = [(220, 1), (220, 0), (220, 0), (220, 0)];
-    assert_eq!(shape[..4], second);
-    // The second picture is in the part that its time begins in.
-    assert_eq!(shape[4..9], [(220, 1), (220, 0), (220, 0), (220, 0), (220, 0)]);
-    assert_eq!(shape[9], (20, 0), "what is left in front of the next keyframe");
-    let bytes = files.parts[1].2.len() - PartNote::BOX_BYTES;
-    assert_eq!(u64::try_from(bytes).unwrap(), crate::package::fmp4::EMPTY_FRAGMENT_BYTES);
 }
 
 fn usual() -> Shape {

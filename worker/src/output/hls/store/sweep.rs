@@ -1,10 +1,20 @@
 //! Directories of streams that nobody comes back to: those of publishers that left, and of a
 //! server that was killed.
+//!
+//! A publisher may come back at the very moment. So a directory is taken out of its name first, by one
+//! rename, and looked at again: what a publisher was in meanwhile gets its name back, and one that comes
+//! later finds the name free and begins in a directory of its own.
 
 use crate::output::hls::place::{FileName, STREAM_FILE, StreamFile};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tasuki_shared::limits::{HLS_SWEEP_AGE, HLS_SWEEP_DIRECTORIES_MAX, HLS_SWEEP_FILES_MAX};
+
+/// A directory whose name begins like this is being removed: no publisher and no application has such a
+/// name, so it is served and written by nobody.
+const ASIDE_PREFIX: &str = "~swept.";
 
 /// Removes, under the root of `own` (`<root>/<application>/<name>`), directories of other streams
 /// in which nothing has happened for their window and a while. Returns how many.
@@ -25,7 +35,7 @@ pub(super) fn sweep_at_most(own: &Path, now_unix_ms: u64, files_max: usize) -> u
             break;
         }
         if stream != own && is_stale(&stream, now_unix_ms) {
-            swept += usize::from(remove(&stream, &mut left) == Removed::All);
+            swept += usize::from(clear(&stream, now_unix_ms, &mut left) == Removed::All);
         }
     }
     swept
@@ -38,9 +48,9 @@ fn children(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     directories.map(|entry| entry.path())
 }
 
-/// Only what says that it is one of ours is. Each file that comes or goes is in the directory's own
+/// Only what says that it is one of ours is, also one that was set aside. Each file that comes or goes is in the directory's own
 /// time, so that a live one is told by that alone.
-fn is_stale(stream: &Path, now_unix_ms: u64) -> bool {
+pub(super) fn is_stale(stream: &Path, now_unix_ms: u64) -> bool {
     let Some(touched_ms) = touched_unix_ms(stream) else { return false };
     let is_quiet_for = |time: Duration| {
         let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -61,13 +71,57 @@ fn touched_unix_ms(directory: &Path) -> Option<u64> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Removed {
+pub(super) enum Removed {
     All,
     InPart,
 }
 
+/// Of one that was stale a moment ago.
+pub(super) fn clear(stream: &Path, now_unix_ms: u64, left: &mut usize) -> Removed {
+    if is_aside(stream) {
+        // What another turn left.
+        return remove(stream, left);
+    }
+    let Some(aside) = set_aside(stream) else { return Removed::InPart };
+    if !is_stale(&aside, now_unix_ms) {
+        tracing::info!(directory = %stream.display(), "its publisher is back");
+        put_back(&aside, stream);
+        return Removed::InPart;
+    }
+    let removed = remove(&aside, left);
+    if removed == Removed::InPart && !aside.join(STREAM_FILE).exists() {
+        // What is left is not ours.
+        put_back(&aside, stream);
+    }
+    removed
+}
+
+/// Takes a directory out of its name.
+pub(super) fn set_aside(stream: &Path) -> Option<PathBuf> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let aside = stream.with_file_name(format!("{ASIDE_PREFIX}{}.{count}", std::process::id()));
+    rename(stream, &aside).then_some(aside)
+}
+
+/// Not over what has the name by now.
+fn put_back(aside: &Path, stream: &Path) {
+    if !rename(aside, stream) {
+        tracing::warn!(directory = %aside.display(), "this has no name any more");
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> bool {
+    renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE).is_ok()
+}
+
+fn is_aside(stream: &Path) -> bool {
+    let name = stream.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with(ASIDE_PREFIX))
+}
+
 /// The file that tells whose it is goes last, so that what is left of a try is found again.
-fn remove(stream: &Path, left: &mut usize) -> Removed {
+pub(super) fn remove(stream: &Path, left: &mut usize) -> Removed {
     let Ok(entries) = std::fs::read_dir(stream) else { return Removed::InPart };
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name();

@@ -1,5 +1,7 @@
 //! On real directories.
 
+mod sweeping;
+
 use super::*;
 use crate::output::cursor::Place;
 use crate::output::hls::place::{Ends, Independent, RenditionFile, RenditionKind};
@@ -208,53 +210,4 @@ fn what_a_stream_does_not_have_any_more_is_removed_when_it_begins_anew() {
     assert_eq!(there(), 2, "the same stream has nothing to remove");
     let _ = open(&directory.path, OTHER);
     assert_eq!((there(), directory.path.join("1.0.720p.m4s").exists()), (0, true));
-}
-
-/// However many directories there are, each that is stale is found, with more files than one turn
-/// removes as well.
-#[test]
-fn a_stale_directory_among_thousands_is_swept() {
-    let root = fixture::Directory::new();
-    let live = root.path.join("live");
-    for number in 0..1_500 {
-        std::fs::create_dir_all(live.join(format!("empty{number}"))).unwrap();
-    }
-    let made = |name: &str| {
-        let path = live.join(name);
-        let (mut store, _) = open(&path, SERIES);
-        for part in 0..6 {
-            put(&mut store, 1, part, 1_000, b"x");
-        }
-        path
-    };
-    let stale: Vec<_> = (0..8).map(|number| made(&format!("stale{number}"))).collect();
-    let own = made("own");
-    let later = tasuki_shared::clock::unix_ms() + 60_000 + 6 * 60_000;
-    // Eight files each, and the own one's are not looked at.
-    let mut swept = 0;
-    for _ in 0..8 {
-        swept += sweep_at_most(&own, later, 10);
-    }
-    assert_eq!(swept, 8);
-    assert!(stale.iter().all(|path| !path.exists()) && own.exists());
-}
-
-#[test]
-fn directories_of_streams_long_gone_are_swept_and_all_others_stay() {
-    let root = fixture::Directory::new();
-    let made = |name: &str| {
-        let path = root.path.join("live").join(name);
-        let (mut store, _) = open(&path, SERIES);
-        put(&mut store, 1, 0, 1_000, b"x");
-        path
-    };
-    let (own, gone) = (made("own"), made("gone"));
-    let foreign = root.path.join("live").join("photos");
-    std::fs::create_dir_all(&foreign).unwrap();
-    std::fs::write(foreign.join("1.0.720p.m4s"), "x").unwrap();
-    let now = tasuki_shared::clock::unix_ms();
-    assert_eq!(sweep(&own, now + 60_000 + 4 * 60_000), 0);
-    assert_eq!(sweep(&own, now + 60_000 + 6 * 60_000), 1);
-    assert!(own.exists() && foreign.exists() && !gone.exists());
-    assert_eq!(sweep(Path::new("/"), now), 0, "no root above it");
 }

@@ -1,6 +1,7 @@
 //! Discontinuities of several renditions: what they have in common has one number.
 
 use super::*;
+use crate::output::hls::packager::Key;
 
 const LABELS: [&str; 3] = ["source", "720p", "480p"];
 
@@ -137,4 +138,84 @@ fn a_change_at_one_picture_has_one_number() {
         owner.take(at, &pieces[2]);
     }
     assert_eq!(numbers(&memory, &LABELS[..2]), [2, 2]);
+}
+
+/// Other headers in the middle, which each rendition has from its next keyframe on, one second after the
+/// other: one break, also for an owner that finds it half done.
+#[test]
+fn a_change_at_keyframes_far_apart_has_one_number() {
+    let pieces = pieces(2);
+    let mut other = AVCC.to_vec();
+    (other[3], other[11]) = (0x0c, 0x0c);
+    // The source's next keyframe is the sixtieth picture.
+    let (source, mut rung) = (pieces[1].clone(), pieces[1].clone());
+    rung[12].key = Key::Own;
+    for order in [[0, 1], [1, 0]] {
+        let memory = Memory::of(usize::MAX);
+        let mut owner = Owner::new(&memory, 5, &LABELS[..2]);
+        for at in 0..2 {
+            owner.take(at, &pieces[0]);
+            owner.take(at, &source[..10]);
+            owner.header(at, &other);
+        }
+        for at in order {
+            owner.take(at, if at == 0 { &source[10..] } else { &rung[10..] });
+        }
+        assert_eq!(numbers(&memory, &LABELS[..2]), [1, 1], "{order:?}");
+    }
+    let memory = Memory::of(usize::MAX);
+    let mut old = Owner::new(&memory, 5, &LABELS[..2]);
+    (0..2).for_each(|at| old.take(at, &pieces[0]));
+    (0..2).for_each(|at| old.header(at, &other));
+    old.take(0, &source[1..30]);
+    old.take(1, &rung[1..]);
+    assert_eq!(numbers(&memory, &LABELS[..2]), [0, 1]);
+    let mut new = Owner::new(&memory, 5, &LABELS[..2]);
+    new.header(0, &other);
+    new.take(0, &source[30..]);
+    assert_eq!(numbers(&memory, &LABELS[..2]), [1, 1]);
+}
+
+/// A power cut tears the newest files of one rendition: its count goes on from the last that is whole,
+/// and what the others have with it has their number.
+#[test]
+fn torn_parts_take_no_number_back() {
+    let (memory, pieces) = (Memory::of(usize::MAX), pieces(5));
+    let mut old = Owner::new(&memory, 5, &LABELS[..2]);
+    (0..2).for_each(|at| old.take(at, &pieces[0]));
+    for piece in &pieces[1..3] {
+        (0..2).for_each(|at| old.take_behind_a_loss(at, &piece[20..]));
+    }
+    assert_eq!(numbers(&memory, &LABELS[..2]), [2, 2]);
+    tear(&memory, LABELS[1], 3);
+    let mut new = Owner::new(&memory, 5, &LABELS[..2]);
+    new.take(1, &pieces[3][20..]);
+    new.take(0, &pieces[3]);
+    assert_eq!(numbers(&memory, &LABELS[..2]), [2, 3]);
+    (0..2).for_each(|at| new.take_behind_a_loss(at, &pieces[4][20..]));
+    assert_eq!(numbers(&memory, &LABELS[..2]), [4, 4]);
+    // All of them, and another stream begins behind: its number is higher than any before.
+    LABELS[..2].iter().for_each(|label| tear(&memory, label, 2));
+    let mut next = Owner::new(&memory, 6, &LABELS[..2]);
+    (0..2).for_each(|at| next.take(at, &pieces[0]));
+    assert_eq!(numbers(&memory, &LABELS[..2]), [5, 5]);
+}
+
+/// So many newest parts are there, and nothing is in them.
+fn tear(memory: &Memory, label: &str, parts: usize) {
+    let mut inside = memory.0.lock().unwrap();
+    let number = |name: &String| match FileName::parse(name)? {
+        FileName::Part { label: of, number } if of.as_str() == label => Some(number),
+        FileName::Part { .. }
+        | FileName::Init { .. }
+        | FileName::Left { .. }
+        | FileName::Stream
+        | FileName::Ended => None,
+    };
+    let names = inside.files.keys();
+    let mut found: Vec<_> = names.filter_map(|name| Some((number(name)?, name.clone()))).collect();
+    found.sort();
+    for (_, name) in found.iter().rev().take(parts) {
+        inside.files.insert(name.clone(), Vec::new());
+    }
 }
