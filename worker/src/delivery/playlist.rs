@@ -4,9 +4,10 @@
 
 use super::rendition::{Part, Presence, Rendition, Segment};
 use crate::output::hls::place::{Independent, PartNumber, StreamFile};
+use crate::package::fmp4::EMPTY_FRAGMENT_BYTES;
 use crate::package::utc;
 use std::fmt::Write as _;
-use tasuki_shared::limits::HLS_GAP_MS;
+use tasuki_shared::limits::{HLS_GAP_MS, HLS_PICTURE_AHEAD_MS};
 
 /// Delta updates need 9 (EXT-X-SKIP).
 const VERSION: u32 = 9;
@@ -162,16 +163,22 @@ fn head(text: &mut String, about: &StreamFile, listed: &[&Segment], with_parts_f
     );
 }
 
-/// From one part that has a picture to the next, also where there is sound in between: a player that has
-/// no picture waits. One that stands for so long that it is no frame rate counts no more.
+/// From one part that can be shown to the next. A player that has no picture waits, also where there is
+/// sound; but sound waits for a picture only so long before it comes without, and a picture that stands
+/// for longer than that is no frame rate. Without sound nothing comes before the next picture.
 fn longest_wait_ms<'a>(parts: impl Iterator<Item = &'a Part>) -> u64 {
     let (mut longest_ms, mut wait_ms) = (0, 0);
     for part in parts {
         let duration_ms = u64::from(part.note.duration_ms);
-        wait_ms = if part.note.frames == 0 { wait_ms + duration_ms } else { duration_ms };
+        let has_sound = part.media_bytes > EMPTY_FRAGMENT_BYTES;
+        wait_ms = match (part.note.frames, has_sound) {
+            (1.., _) => duration_ms,
+            (0, true) => (wait_ms + duration_ms).min(HLS_PICTURE_AHEAD_MS.unsigned_abs()),
+            (0, false) => (wait_ms + duration_ms).min(HLS_GAP_MS.unsigned_abs()),
+        };
         longest_ms = longest_ms.max(wait_ms);
     }
-    longest_ms.min(HLS_GAP_MS.unsigned_abs())
+    longest_ms
 }
 
 fn put_segment(text: &mut String, segment: &Segment, before: Option<&Part>, parts: Parts) {
@@ -272,7 +279,6 @@ mod tests {
     use super::super::rendition::tests::{filled, part};
     use super::*;
     use crate::output::hls::place::{Ends, InitHash, RenditionFile, RenditionKind};
-    use crate::package::fmp4::EMPTY_FRAGMENT_BYTES;
     use proptest::prelude::*;
     use tasuki_shared::id::PublicName;
 
@@ -364,7 +370,7 @@ mod tests {
         assert!(texts[0].contains("PART-HOLD-BACK=0.660\n"), "{}", texts[0]);
         assert!(texts[3].contains("PART-HOLD-BACK=1.200\n"), "{}", texts[3]);
         let standing: Vec<_> = (4..40).map(|at| sound(at, 0)).collect();
-        assert!(standing[35].contains("PART-HOLD-BACK=4.500\n"), "{}", standing[35]);
+        assert!(standing[35].contains("PART-HOLD-BACK=1.500\n"), "{}", standing[35]);
     }
 
     /// Where the configuration changes a client is told, and the count goes on when the place itself
