@@ -54,7 +54,7 @@ const BENCHES: &[Named] = &[
     },
     Named {
         name: "viewers",
-        about: "delay and cost of LL-HLS viewers, against nginx serving the same files [--few N --many N --seconds N]",
+        about: "delay and cost of LL-HLS viewers, against nginx serving the same files [--few N --many N --streams N --seconds N]",
         run: viewers::run,
     },
     Named {

@@ -44,18 +44,13 @@ struct Task {
 pub fn run(arguments: &[String]) -> Result<()> {
     let few = usize::try_from(named::number(arguments, "few", 500)?)?;
     let many = usize::try_from(named::number(arguments, "many", 2000)?)?;
+    let streams = usize::try_from(named::number(arguments, "streams", 8)?.max(1))?;
     let seconds = named::number(arguments, "seconds", 20)?;
     raise_fd_limit()?;
     let transcoded = vec![Rung::Source, Rung::encoded(72, 150)];
     let tasks = [
         Task { label: "transcoded", streams: 2, viewers: few, rungs: transcoded, seconds },
-        Task {
-            label: "pass-through",
-            streams: 4,
-            viewers: many,
-            rungs: vec![Rung::Source],
-            seconds,
-        },
+        Task { label: "pass-through", streams, viewers: many, rungs: vec![Rung::Source], seconds },
     ];
     println!(
         "run           viewers  parts/s  playlists/s  delay p50  p99 ms  Mb/s  delivery %  MiB  node %"

@@ -1,6 +1,6 @@
 // Notes what a page's <video> presents: for each picture when it is shown, its place in the media,
-// the browser's own count, and the frame number that is burnt into it (see picture.rs), if asked to.
-// `window.shown` holds it all.
+// the browser's own count, the frame number that is burnt into it (see picture.rs), if asked to, and
+// how much media was there from its place on. `window.shown` holds it all.
 (() => {
   const shown = { pictures: [], events: [], readsNumbers: false };
   window.shown = shown;
@@ -44,11 +44,14 @@
   const watch = (video) => {
     const note = (_now, about) => {
       const number = shown.readsNumbers ? read(video) : null;
+      const { buffered } = video;
+      const end = buffered.length > 0 ? buffered.end(buffered.length - 1) : 0;
       shown.pictures.push([
         performance.timeOrigin + about.expectedDisplayTime,
         about.mediaTime * 1000,
         about.presentedFrames,
         number,
+        (end - about.mediaTime) * 1000,
       ]);
       video.requestVideoFrameCallback(note);
     };
