@@ -20,7 +20,7 @@ pub const HLS_WINDOW_TARGETS_MIN: u32 = 8;
 pub const HLS_IDR_SLACK_MS: i64 = 40;
 /// A hole of this length in a rendition is no slow frame rate: what follows is a new beginning.
 pub const HLS_GAP_MS: i64 = 1_500;
-/// Sound waits so far (of stream time) for the picture that ends a part's last one, as a cursor's does.
+/// Sound waits so far (of stream time) for the next picture, which says how long a part's last one is.
 pub const HLS_PICTURE_AHEAD_MS: i64 = 500;
 /// Time zero of all parts on a stream's timeline. The same for all streams and renditions, whose
 /// first pictures differ; timelines begin with a publisher's first stamp, and go back a little at
