@@ -32,8 +32,7 @@ const SETTLE_BOUND: Duration = Duration::from_secs(60);
 /// What a disturbance does is seen by then.
 const AFTERMATH: Duration = Duration::from_millis(1_800);
 /// Of freeze, for a planned move, in which the browser had the next picture and showed it late: a
-/// picture of 30 a second for one turn more. It happens on a machine without processors to spare,
-/// moves or not.
+/// picture of 30 a second for one turn more. What it does while nothing is done is told beside it.
 const MOVE_LATE_MS_MAX: f64 = 35.0;
 /// Of freeze at the live edge, for a worker's death.
 const KILL_FREEZE_MS_MAX: f64 = 200.0;
@@ -44,6 +43,8 @@ pub struct Plan {
     /// Half of them urgent.
     pub moves: u32,
     pub kills: u32,
+    /// Times in between in which nothing is done, to compare with.
+    pub quiet: u32,
     /// Ends of delivery, half of them by SIGKILL and half by SIGTERM.
     pub deliveries: u32,
     /// Pictures of the page, in the run directory.
@@ -61,6 +62,7 @@ pub enum Shots {
 pub enum Disturbance {
     Move,
     UrgentMove,
+    Nothing,
     Kill,
     DeliveryKilled,
     DeliveryEnded,
@@ -170,7 +172,7 @@ impl Watched {
         for Aftermath { what, freezes } in &self.aftermaths {
             let frozen_ms: f64 = freezes.iter().map(|freeze| freeze.ms).sum();
             match what {
-                Disturbance::Move | Disturbance::UrgentMove => {
+                Disturbance::Move | Disturbance::UrgentMove | Disturbance::Nothing => {
                     let wanted = freezes.iter().any(|freeze| freeze.want == Want::Media);
                     ensure!(!wanted && frozen_ms <= MOVE_LATE_MS_MAX, "{what:?}: {}", whole());
                 }
@@ -253,6 +255,7 @@ fn disturbances(plan: Plan, chance: &mut Chance) -> Vec<Disturbance> {
     let mut all: Vec<Disturbance> =
         alternating(plan.moves, Disturbance::UrgentMove, Disturbance::Move)
             .chain(alternating(plan.kills, Disturbance::Kill, Disturbance::Kill))
+            .chain(alternating(plan.quiet, Disturbance::Nothing, Disturbance::Nothing))
             .chain(alternating(
                 plan.deliveries,
                 Disturbance::DeliveryKilled,
@@ -271,6 +274,7 @@ fn disturb(server: &mut Server, browser: &mut Browser, what: Disturbance) -> Res
     match what {
         Disturbance::Move => move_it(server, Haste::Scheduled),
         Disturbance::UrgentMove => move_it(server, Haste::Now),
+        Disturbance::Nothing => Ok(()),
         Disturbance::Kill => {
             let session = server.wait_live(NAME, BOUND)?;
             let status = server.status()?;

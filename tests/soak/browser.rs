@@ -13,6 +13,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let plan = Plan {
         moves: named::number(arguments, "moves", 20)?,
         kills: named::number(arguments, "kills", 10)?,
+        quiet: named::number(arguments, "quiet", 20)?,
         deliveries: 0,
         shots: Shots::Kept,
     };

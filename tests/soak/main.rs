@@ -20,7 +20,7 @@ use tasuki_tests::named::{self, Named};
 const SOAKS: &[Named] = &[
     Named {
         name: "browser",
-        about: "the player in a real Chromium through moves and deaths [--moves N] [--kills N] [--deliveries N]",
+        about: "the player in a real Chromium through moves and deaths [--moves N] [--kills N] [--quiet N] [--deliveries N]",
         run: browser::run,
     },
     Named {
