@@ -97,6 +97,28 @@ pub fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Death>> {
     }))
 }
 
+/// Gives the calling thread a table of fds of its own that holds `fd` alone, which is at least 3
+/// (close_range(2), Linux 5.9). The other threads' fds stay as they are.
+pub fn keep_alone(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let fd = libc::c_uint::try_from(fd.as_raw_fd()).map_err(io::Error::other)?;
+    let close = |first: libc::c_uint, last: libc::c_uint, flags: libc::c_uint| {
+        // SAFETY: takes integers alone. The first call makes the table in which both close fds, so none
+        // is closed that another thread owns; this one lets go of what it could not have known of.
+        check(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })
+    };
+    close(fd + 1, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE)?;
+    close(0, fd.saturating_sub(1), 0)?;
+    Ok(())
+}
+
+/// Sets a thread's nice value (setpriority(2)), which anybody may raise of a process of its own user.
+pub fn set_nice(tid: i32, nice: i32) -> io::Result<()> {
+    let tid = libc::id_t::try_from(tid).map_err(io::Error::other)?;
+    // SAFETY: takes integers alone.
+    check(i64::from(unsafe { libc::setpriority(libc::PRIO_PROCESS, tid, nice) }))?;
+    Ok(())
+}
+
 /// Receives one datagram without blocking; every received fd is owned at once, close-on-exec.
 /// `Ok(None)`: nothing to read. Zero bytes without fds: the peer closed.
 ///

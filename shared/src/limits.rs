@@ -307,6 +307,17 @@ pub const RESPAWN_SPACING: Duration = Duration::from_millis(100);
 /// For so long after a worker's death its streams have the processors, and the next to stand by is
 /// started afterwards.
 pub const RESCUE_TIME: Duration = Duration::from_millis(250);
+/// A process that is told to be dying is looked at until it can do nothing any more, at most so often
+/// and so far apart; then only its pidfd tells.
+pub const DYING_LOOKS_MAX: u32 = 50;
+pub const DYING_LOOK_INTERVAL: Duration = Duration::from_millis(1);
+/// While it has more threads than this they are not looked at one by one: they vanish in a moment.
+pub const DYING_THREADS_MAX: usize = 8;
+/// Stack of a worker's thread that only waits.
+pub const KNELL_STACK_BYTES: usize = 64 * 1024;
+/// Nice value of what is left of it (setpriority(2)): a third of the processor that another gets. Who
+/// goes on with a recording waits for its last fd, for `RECORD_HANDOVER_WAIT` at most.
+pub const DYING_NICE: i32 = 5;
 /// Connections that wait for a worker to start, and how long one does.
 pub const ARRIVALS_MAX: usize = 1024;
 pub const ARRIVAL_DEADLINE: Duration = Duration::from_secs(5);

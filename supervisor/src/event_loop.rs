@@ -426,8 +426,6 @@ impl Shell {
     }
 
     pub fn reaped(&mut self, generation: Generation, death: std::io::Result<Option<Death>>) {
-        self.processes.remove(&generation);
-        self.desk.forget(generation);
         let death = match death {
             Ok(Some(death)) => death,
             // Only a death makes a pidfd readable; how it came is lost if it cannot be read.
@@ -437,6 +435,13 @@ impl Shell {
                 Death::Exited(-1)
             }
         };
+        self.died(generation, death);
+    }
+
+    /// It can do nothing any more, reaped or not.
+    pub fn died(&mut self, generation: Generation, death: Death) {
+        self.processes.remove(&generation);
+        self.desk.forget(generation);
         let killer = match death {
             Death::Signalled(signal) if signal == Signal::SIGKILL as i32 => self.oom.killer(),
             Death::Signalled(_) | Death::Exited(_) => Killer::Somebody,

@@ -22,6 +22,8 @@
 //! Pictures are 160×90 at 10 fps with one rung of 72 lines: 50 such streams leave two cores room,
 //! publishers and origin included. What is measured is the way to the first frame, not the load.
 //!
+//! Kills come at places spread over the GOP; `--place N` takes the one behind N pictures each time.
+//!
 //! Deliberately absent: a check of the pictures. The tests have that.
 
 use crate::measure::{ms, percentile};
@@ -71,6 +73,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let kills = named::number(arguments, "kills", 40)?;
     let rounds = named::number(arguments, "rounds", 1)?;
     let only = named::number(arguments, "streams", 0)?;
+    let place = named::number(arguments, "place", GOP)?;
     ensure!(kills > 0 && rounds > 0, "no kill");
     let run = RunDirectory::new("kill")?;
     let file = Recipe { fps: FPS, gop: GOP, ..Recipe::small(SECONDS) }.file()?;
@@ -91,7 +94,9 @@ pub fn run(arguments: &[String]) -> Result<()> {
         let mut costs = Costs::default();
         for round in 0..rounds {
             let directory = run.join(&format!("{streams}-{round}"));
-            of_scene(&directory, streams, kills, &tags, &mut costs)
+            let places =
+                (0..kills).map(|kill| if place < GOP { place } else { kill * GOP / kills % GOP });
+            of_scene(&directory, streams, places, &tags, &mut costs)
                 .with_context(|| format!("{streams} streams"))?;
         }
         costs.print(streams, goal);
@@ -159,7 +164,7 @@ impl Costs {
 fn of_scene(
     directory: &Path,
     streams: u32,
-    kills: u32,
+    places: impl Iterator<Item = u32>,
     tags: &[Tag],
     costs: &mut Costs,
 ) -> Result<()> {
@@ -182,8 +187,8 @@ fn of_scene(
     })?;
     let first = server.status()?;
     let stage = Stage { sink: &sink, fleet: &fleet, names: &names };
-    for number in 0..kills {
-        stage.kill_once(&mut server, number * GOP / kills % GOP, costs)?;
+    for place in places {
+        stage.kill_once(&mut server, place, costs)?;
     }
     let last = server.status()?;
     ensure!(ids(&first) == ids(&last), "publishers were disconnected");
@@ -227,6 +232,10 @@ impl Stage<'_> {
         }
 
         let struck = self.fleet.strike(Strike { place: Some(place), victim: Some(victim) })?;
+        // To ask the server costs time that the streams need.
+        for name in self.names {
+            self.arrival(name, struck.at, |it| it == Picture::Key)?;
+        }
         let adoptions = server.wait_status("all streams to go on elsewhere", BOUND, |status| {
             adoptions_since(status, struck.at_us).filter(|all| all.len() == self.names.len())
         })?;

@@ -192,7 +192,7 @@ enum Greeting {
 impl Line {
     /// Says hello. Must be called inside a runtime.
     pub fn open(inherited: Inherited) -> Result<Self, LineError> {
-        let Inherited { role: _, generation, control } = inherited;
+        let Inherited { role: _, generation, control, knell: _ } = inherited;
         let socket = StdUnixStream::from(control.try_clone()?);
         socket.set_nonblocking(true)?;
         let mut line = Self {

@@ -9,6 +9,7 @@ pub mod delivery;
 pub mod dialer;
 pub mod evidence;
 pub mod io_thread;
+pub mod knell;
 pub mod ladder;
 pub mod leftovers;
 pub mod libav;

@@ -9,6 +9,7 @@
 use crate::bell::{Bell, CONTROL};
 use crate::control::Control;
 use crate::io_thread::IoThread;
+use crate::knell;
 use crate::libav::{
     Colour, ForceIdr, FramePool, LibavError, Ratio, VideoDecoder, VideoEncoder,
     VideoEncoderSettings, check_runtime, redirect_log,
@@ -20,8 +21,13 @@ use tasuki_shared::inherit::Inherited;
 use tasuki_shared::message::FromWorker;
 
 /// Runs a worker to its end.
-pub fn run(inherited: Inherited) -> Exit {
+pub fn run(mut inherited: Inherited) -> Exit {
     let generation = inherited.generation;
+    if let Some(pipe) = inherited.knell.take()
+        && let Err(error) = knell::hang(pipe)
+    {
+        tracing::warn!(%error, "no knell: the supervisor learns of this worker's death somewhat later");
+    }
     let bell = match Bell::new() {
         Ok(bell) => bell,
         Err(error) => {

@@ -1,6 +1,8 @@
 use super::*;
 use crate::channel::{Channel, Sent, pair};
 use crate::message::{Envelope, FromWorker, ToWorker};
+use nix::fcntl::OFlag;
+use std::io::Read;
 use std::os::fd::AsFd;
 
 #[test]
@@ -38,9 +40,11 @@ fn a_child_takes_its_channel_role_and_generation_and_inherits_no_other_fd() {
 
     let environment = [("TASUKI_TEST_LOG", "debug".to_owned())];
     let (mut ours, theirs) = pair::<ToWorker, FromWorker>().unwrap();
-    let mut child =
-        spawn(&script, Role::Dialer, Generation(42), &environment, theirs.as_fd()).unwrap();
-    drop(theirs);
+    let (knell, their_knell) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+    let fds = Fds { control: theirs.as_fd(), knell: Some(their_knell.as_fd()) };
+    let mut child = spawn(&script, Role::Dialer, Generation(42), &environment, fds).unwrap();
+    drop((theirs, their_knell));
+    assert_eq!(std::fs::File::from(knell).read(&mut [0]).unwrap(), 0, "the child held it and died");
     assert!(child.wait().unwrap().success());
     let (envelope, _) = ours.recv().unwrap().unwrap();
     assert_eq!(envelope, Envelope { generation: Generation(42), body: FromWorker::Ready });
@@ -60,7 +64,7 @@ fn answer_as_a_child() {
         .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
         .filter(|target| target.to_string_lossy().starts_with("socket:"))
         .count();
-    assert_eq!(sockets, 1);
+    assert_eq!((sockets, inherited.knell.is_some()), (1, true));
     let mut channel = Channel::<FromWorker, ToWorker>::new(inherited.control);
     let ready = Envelope { generation: inherited.generation, body: FromWorker::Ready };
     assert_eq!(channel.send(&ready, &[]).unwrap(), Sent::Sent);

@@ -3,6 +3,7 @@
 pub mod event_log;
 pub mod evidence;
 pub mod handoff;
+pub mod leaving;
 pub mod listen;
 pub mod notify;
 pub mod oom;

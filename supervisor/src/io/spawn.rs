@@ -1,13 +1,15 @@
 //! Starting our processes.
 
+use nix::fcntl::OFlag;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use tasuki_shared::channel::{self, Channel};
 use tasuki_shared::id::Generation;
+use tasuki_shared::inherit::{self, Fds};
+use tasuki_shared::kernel;
 use tasuki_shared::message::{FromWorker, Role, ToWorker};
-use tasuki_shared::{inherit, kernel};
 
 /// Names another program than the one beside this executable.
 pub const WORKER_VARIABLE: &str = "TASUKI_WORKER";
@@ -16,6 +18,8 @@ pub const WORKER_VARIABLE: &str = "TASUKI_WORKER";
 pub struct Spawned {
     pub channel: Channel<ToWorker, FromWorker>,
     pub pidfd: OwnedFd,
+    /// A pipe whose other end a worker holds as `inherit` says.
+    pub knell: Option<OwnedFd>,
     child: Child,
 }
 
@@ -45,12 +49,19 @@ pub fn spawn(
     environment: &[(&'static str, String)],
 ) -> io::Result<Spawned> {
     let (channel, theirs) = channel::pair().map_err(io::Error::other)?;
-    let child = inherit::spawn(program, role, generation, environment, theirs.as_fd())
+    let (knell, their_knell) = match role {
+        Role::Worker => {
+            nix::unistd::pipe2(OFlag::O_CLOEXEC).map(|(read, write)| (Some(read), Some(write)))?
+        }
+        Role::Dialer | Role::Delivery | Role::Console => (None, None),
+    };
+    let fds = Fds { control: theirs.as_fd(), knell: their_knell.as_ref().map(AsFd::as_fd) };
+    let child = inherit::spawn(program, role, generation, environment, fds)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     // The child cannot be reaped by anybody else, so the pid is still its own.
     match kernel::pidfd_open(pid) {
-        Ok(pidfd) => Ok(Spawned { channel, pidfd, child }),
+        Ok(pidfd) => Ok(Spawned { channel, pidfd, knell, child }),
         Err(error) => {
             end(child);
             Err(error)

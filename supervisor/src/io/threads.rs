@@ -86,6 +86,7 @@ fn task_of(name: &str) -> String {
         "dec" => "decodes, filters and scales one stream",
         "record" => "writes one recording",
         "hls" => "packages one stream for viewers",
+        "knell" => "waits; tells by its death that the process dies",
         "leftover" => "finishes what an ended session left",
         "evidence" => "looks at the process's own memory",
         "jemalloc_bg_thd" => "gives unused memory back",

@@ -12,7 +12,8 @@ type Supervisor = Channel<ToWorker, FromWorker>;
 /// A supervisor's end, a started control, and its wakes.
 fn started() -> (Supervisor, Control, std_mpsc::Receiver<()>) {
     let (supervisor, control) = pair().unwrap();
-    let inherited = Inherited { role: Role::Worker, generation: Generation(5), control };
+    let inherited =
+        Inherited { role: Role::Worker, generation: Generation(5), control, knell: None };
     let (wake, woken) = std_mpsc::channel();
     let control = Control::start(inherited, move || wake.send(()).unwrap_or(())).unwrap();
     (supervisor, control, woken)

@@ -11,7 +11,8 @@ type Supervisor = Channel<ToWorker, FromWorker>;
 fn started() -> (Supervisor, std::thread::JoinHandle<Exit>) {
     let (mut supervisor, control) = pair().unwrap();
     say(&mut supervisor, ToWorker::Hello { version: PROTOCOL_VERSION, slot: SlotId(9) });
-    let inherited = Inherited { role: Role::Dialer, generation: Generation(3), control };
+    let inherited =
+        Inherited { role: Role::Dialer, generation: Generation(3), control, knell: None };
     (supervisor, std::thread::spawn(move || run(inherited)))
 }
 
