@@ -23,8 +23,10 @@ pub fn hang(pipe: OwnedFd) -> io::Result<()> {
         // Back to where it is open as well: it is to be closed there and stays in this thread's table.
         // Whoever started this waits for it.
         let _ = tell.send((pipe, alone));
-        while waits {
-            nix::unistd::pause();
+        if waits {
+            loop {
+                nix::unistd::pause();
+            }
         }
     })?;
     let (pipe, alone) = told.recv().map_err(io::Error::other)?;
