@@ -111,6 +111,28 @@ pub const FRAME_RATE_SAMPLE_FRAMES: usize = 8;
 pub const PIPELINE_WAIT: Duration = Duration::from_millis(20);
 /// How long the codecs of a session that was taken over wait for those of others.
 pub const CODEC_START_WAIT_MAX: Duration = Duration::from_millis(250);
+/// What one codec is opened with, encoded: an encoder's settings, or a decoder's configuration record.
+/// A stream that needs more has no spare codec of that kind.
+pub const CODEC_NEED_BYTES_MAX: usize = 512;
+/// Kinds of codecs that a worker standing by is told of.
+pub const SPARE_KINDS_MAX: usize = 100;
+/// Codecs that it holds open.
+pub const SPARE_CODECS_MAX: u32 = 256;
+const _: () = assert!(
+    SPARE_KINDS_MAX * (CODEC_NEED_BYTES_MAX + 3 + 5) + 1024 <= CONTROL_FRAME_BYTES_MAX,
+    "a list of spare codecs fits a frame"
+);
+/// Of a worker's soft limit of memory, what spare codecs may take: one part in so many.
+pub const SPARE_BYTES_DIVISOR: u64 = 4;
+/// The most they may take, whatever the limit.
+pub const SPARE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// What streams need changes when one begins or ends; a list is told at most this often.
+pub const SPARE_INTERVAL: Duration = Duration::from_millis(500);
+/// From the last stream's begin in a worker that held spare codecs until it closes those left.
+pub const SPARE_KEEP: Duration = Duration::from_secs(5);
+/// How full a rate buffer a spare encoder takes for granted, of 1. A stream whose buffer is emptier
+/// opens its own; one whose buffer is fuller begins with a little less than it might spend.
+pub const SPARE_FULLNESS: f32 = 0.7;
 /// How long a pipeline's threads may take to end; then they are left behind by name.
 pub const PIPELINE_STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// Between two IDRs of a rung.

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Raised with every incompatible change of this file or of the session memory.
-pub const PROTOCOL_VERSION: u16 = 7;
+pub const PROTOCOL_VERSION: u16 = 8;
 
 /// What a process of ours is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -68,6 +68,9 @@ pub enum ToWorker {
     Evidence { ticket: u64, kind: EvidenceKind },
     /// Say `Progress` this often.
     Beat { every_ms: u32 },
+    /// Hold these codecs open for streams whose worker may die, and close those that are in no list
+    /// any more.
+    Spare(Box<SpareList>),
     /// Delivery only: what to serve. Fds: the listeners.
     Serve(Box<DeliveryPlan>),
     /// Console only: whom to ask and whom to answer. Fds: the listeners, those of the page first.
@@ -160,8 +163,28 @@ pub enum FromWorker {
     Progress {
         stalled: Vec<Stalled>,
     },
+    /// What the codecs of a session were opened with: one decoder and one encoder for each rung that
+    /// is encoded. Said when they have given their first frame, and when they change.
+    Codecs {
+        session: SessionId,
+        needs: Vec<CodecNeed>,
+    },
     /// Delivery only, periodic: whom it serves.
     Audience(Box<Audience>),
+}
+
+/// What one codec is opened with. Only workers read it; equal bytes are codecs of which either may
+/// stand in for the other. At most `CODEC_NEED_BYTES_MAX`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CodecNeed(pub Vec<u8>);
+
+/// Codecs that a worker which stands by holds open.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpareList {
+    /// Each with how many, at most `SPARE_KINDS_MAX` kinds and `SPARE_CODECS_MAX` in all.
+    pub codecs: Vec<(CodecNeed, u32)>,
+    /// What they may allocate together. What does not fit is not opened.
+    pub bytes_max: u64,
 }
 
 /// Whom a delivery process serves now, and what it has counted.
@@ -487,6 +510,8 @@ pub struct Heartbeat {
     pub lobby: u32,
     /// Of the worker itself; not in a session's.
     pub allocator: Option<AllocatorFigures>,
+    /// Codecs held open for streams of others; 0 in a session's.
+    pub spare_codecs: u32,
 }
 
 /// What a worker's allocator says of itself, libav's allocations included.

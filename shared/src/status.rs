@@ -198,6 +198,9 @@ pub struct WorkerStatus {
     pub rss_bytes: u64,
     pub lazy_free_bytes: u64,
     pub cpu_percent: f32,
+    /// Codecs that it holds open for streams of others.
+    #[serde(default)]
+    pub spare_codecs: u32,
     /// What the memory policy thinks of it; `None` for what it does not judge.
     #[serde(default)]
     pub memory: Option<MemoryStatus>,

@@ -61,6 +61,7 @@ fn settings(config: &Config, path: Option<&Path>) -> Settings {
         config: path.map_or_else(|| "embedded defaults".into(), |path| path.display().to_string()),
         workers: config.worker_count(cores),
         standby: u16::try_from(workers.standby).unwrap_or(u16::MAX),
+        spare_codecs: workers.spare_codecs,
         streams_per_worker: workers.streams_per_worker,
         sessions_max: workers.sessions_max as usize,
         lobby_sessions_max: LOBBY_SESSIONS_MAX,

@@ -123,7 +123,7 @@ impl Echo {
             }
             self.take_released();
             self.echo();
-            let heartbeat = Heartbeat { session: None, lobby: 0, allocator: None };
+            let heartbeat = Heartbeat { session: None, lobby: 0, allocator: None, spare_codecs: 0 };
             self.say(FromWorker::Heartbeat(Box::new(heartbeat)));
             self.flush();
         }

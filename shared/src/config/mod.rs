@@ -112,6 +112,8 @@ pub struct Workers {
     /// Of the whole machine, 0 to 100.
     pub cpu_limit_percent: f32,
     pub standby: u32,
+    /// Those in standby hold open what the streams of others would need.
+    pub spare_codecs: bool,
     pub restart_backoff_first: Duration,
     pub restart_backoff_max: Duration,
     /// Deaths within `restart_window` from which on no more workers are started.

@@ -48,6 +48,7 @@ pub(super) struct RawWorkers {
     pub sessions_max: Option<Spanned<u64>>,
     pub cpu_limit: Option<Spanned<Percent>>,
     pub standby: Option<Spanned<u64>>,
+    pub spare_codecs: Option<bool>,
     pub restart_backoff_first: Option<Spanned<Time>>,
     pub restart_backoff_max: Option<Spanned<Time>>,
     pub restart_intensity: Option<Spanned<u64>>,

@@ -131,6 +131,7 @@ fn every_other_fault_is_refused_with_its_place_and_the_way_out() {
         ("[workers]\ncount = \"many\"", "2:9", "\"auto\" or a whole number"),
         ("[workers]\nstandby = 99", "2:11", "0 to 8"),
         ("[workers]\nstandby = -1", "2:11", ""),
+        ("[workers]\nspare_codecs = 1", "2:16", "boolean"),
         ("[workers]\ncpu_limit = \"5%\"", "2:13", "10%"),
         ("[workers]\nrestart_backoff_first = \"9s\"\nrestart_backoff_max = \"1s\"", "3:23", "less"),
         ("[log]\nlevel = \"inf\"", "2:9", "'info'"),

@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tasuki_shared::id::{Generation, PushId, SessionId};
 use tasuki_shared::limits::{ADOPT_DEADLINE, END_GRACE, ORPHAN_DEADLINE};
-use tasuki_shared::message::{Admission, EndReason, Lease, LiveLease, Owner, ToWorker};
+use tasuki_shared::message::{Admission, CodecNeed, EndReason, Lease, LiveLease, Owner, ToWorker};
 use tasuki_shared::status::SessionStatus;
 
 #[derive(Clone, Debug)]
@@ -50,6 +50,8 @@ pub struct Session {
     pub frames_lost: u64,
     /// Of its last hand-off, where that still costs frames.
     pub loss: Option<Loss>,
+    /// What its codecs were opened with, as its workers told.
+    pub needs: Vec<CodecNeed>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -91,6 +93,7 @@ impl Session {
             status: None,
             frames_lost: 0,
             loss: None,
+            needs: Vec::new(),
         }
     }
 

@@ -26,6 +26,7 @@
 //! | [`dial`] | connections that pushes ask for |
 //! | [`memory`] | which worker has grown too much |
 //! | [`drain`] | leaving |
+//! | [`spares`] | which codecs those that stand by hold open |
 //! | [`evidence`] | what is kept of a worker that leaves |
 //! | [`totals`] | what is counted |
 //! | [`report`] | what the status socket says |
@@ -53,6 +54,7 @@ pub mod restart;
 pub mod rotation;
 pub mod service;
 pub mod settings;
+pub mod spares;
 pub mod totals;
 pub mod tried;
 pub mod worker;
@@ -255,6 +257,7 @@ impl<R: Rules> Core<R> {
         self.run_recycles(now);
         self.end_quarantines(now);
         self.leave_when_empty(now);
+        self.tell_spares(now);
         self.drop_temporary_slots();
     }
 
@@ -311,6 +314,7 @@ impl<R: Rules> Core<R> {
             FromWorker::Ended { session, reason } => self.ended(now, channel, session, reason),
             FromWorker::Heartbeat(heartbeat) => self.heartbeat(now, channel, *heartbeat),
             FromWorker::Progress { stalled } => self.progress(now, channel, stalled),
+            FromWorker::Codecs { session, needs } => self.codecs(channel, session, needs),
             FromWorker::Audience(audience) => self.audience(channel, *audience),
             FromWorker::Purged => self.memory.purged(now, channel),
             FromWorker::Notice { session, notice } => self.notice(channel, session, &notice),

@@ -26,11 +26,16 @@ impl<R: Rules> Core<R> {
         generation: Generation,
         heartbeat: Heartbeat,
     ) {
-        let Heartbeat { session, lobby: _, allocator } = heartbeat;
+        let Heartbeat { session, lobby: _, allocator, spare_codecs } = heartbeat;
         if let Some(figures) = allocator {
             self.memory.heard(generation, figures);
         }
-        let Some(mut status) = session else { return };
+        let Some(mut status) = session else {
+            if let Some(process) = self.process_mut(generation) {
+                process.spares.held = spare_codecs;
+            }
+            return;
+        };
         // JSON has no word for what is no number, and clients refuse what they cannot read.
         if !status.fps.is_finite() {
             status.fps = 0.0;
@@ -148,6 +153,7 @@ impl<R: Rules> Core<R> {
             rss_bytes: sample.rss_bytes,
             lazy_free_bytes: sample.lazy_free_bytes,
             cpu_percent: sample.cpu_percent,
+            spare_codecs: process.map_or(0, |process| process.spares.held),
             memory: process.and_then(|process| self.memory.status(process.generation)),
             last_death: slot.last_death.map(|cause| cause.to_string()),
             restarts: slot.restarts.total,

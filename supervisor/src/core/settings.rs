@@ -49,6 +49,8 @@ pub struct Settings {
     pub workers: u16,
     /// Warm workers beyond `workers` that wait to take a dead one's place.
     pub standby: u16,
+    /// They hold open what the streams of others would need.
+    pub spare_codecs: bool,
     pub streams_per_worker: u32,
     /// Streams on this host; sessions before publish have bounds of their own.
     pub sessions_max: usize,
@@ -107,6 +109,7 @@ impl Settings {
             config: _,
             workers: _,
             standby: _,
+            spare_codecs,
             streams_per_worker,
             sessions_max,
             lobby_sessions_max,
@@ -126,6 +129,7 @@ impl Settings {
             console,
         } = new;
         self.environment = environment;
+        self.spare_codecs = spare_codecs;
         self.streams_per_worker = streams_per_worker;
         self.sessions_max = sessions_max;
         self.lobby_sessions_max = lobby_sessions_max;
@@ -183,6 +187,7 @@ impl Default for Settings {
             config: "embedded defaults".into(),
             workers: 1,
             standby: 1,
+            spare_codecs: true,
             streams_per_worker: 4,
             sessions_max: 1024,
             lobby_sessions_max: LOBBY_SESSIONS_MAX,

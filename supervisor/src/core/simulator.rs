@@ -24,8 +24,9 @@ use moves::Preparation;
 
 mod moves;
 mod play;
+mod spares;
 
-const SEEDS: u64 = 64;
+const SEEDS: u64 = 96;
 const STEPS: usize = 6_000;
 
 /// What the outside world really is.
@@ -55,6 +56,7 @@ struct World {
     counter: u64,
     /// Packets that any stream has come to.
     packets: u64,
+    spares: spares::Reference,
     left: bool,
     seen: Seen,
 }
@@ -81,10 +83,12 @@ struct Seen {
     awaited_keyframes: usize,
     quarantined: usize,
     dropped: usize,
+    spares_told: usize,
+    spares_checked: usize,
 }
 
 impl Seen {
-    fn counts(&self) -> [usize; 19] {
+    fn counts(&self) -> [usize; 21] {
         let Self {
             events,
             lives,
@@ -105,6 +109,8 @@ impl Seen {
             awaited_keyframes,
             quarantined,
             dropped,
+            spares_told,
+            spares_checked,
         } = *self;
         [
             events,
@@ -126,6 +132,8 @@ impl Seen {
             awaited_keyframes,
             quarantined,
             dropped,
+            spares_told,
+            spares_checked,
         ]
     }
 }
@@ -204,6 +212,7 @@ impl World {
             control: Control::None,
             counter: 0,
             packets: 0,
+            spares: spares::Reference::default(),
             left: false,
             seen: Seen::default(),
         }
@@ -264,6 +273,7 @@ impl World {
             self.perform(effect, &context);
         }
         self.check(&context);
+        self.check_spares(&context);
     }
 
     fn perform(&mut self, effect: Effect, context: &str) {
@@ -373,6 +383,7 @@ impl World {
             | ToWorker::Release { .. }
             | ToWorker::Keep { .. }) => body.inbox.push_back(message),
             ToWorker::Drain => body.drains = true,
+            ToWorker::Spare(list) => self.told_spares(to, *list, context),
             ToWorker::Purge
             | ToWorker::Chaos(_)
             | ToWorker::Beat { .. }
@@ -493,10 +504,11 @@ fn is_poison(session: SessionId) -> bool {
 /// One owner per session; never more live streams than a worker may have; every connection is
 /// adopted, refused or closed in time; nothing is sent to the dead; lies change nothing; capacity
 /// never falls for a recycle, each of which ends; nobody is dropped for deaths but who stood at the
-/// same place in them; the server leaves with nothing left behind.
+/// same place in them; who stands by is told what the others' streams need; the server leaves with
+/// nothing left behind.
 #[test]
 fn a_core_keeps_its_promises_whatever_workers_do() {
-    let mut sums = [0; 19];
+    let mut sums = [0; 21];
     for seed in 1..=SEEDS {
         let mut world = World::new(seed);
         world.on(Event::Started);
@@ -512,7 +524,7 @@ fn a_core_keeps_its_promises_whatever_workers_do() {
     println!(
         "events, lives, re-homed live, refused, taken over, closed by deadline, lies about dials, \
          unkillable, recycles done, failed, moved, crashed over, kept, took over, called, late \
-         releases, awaited keyframes, quarantined, dropped: {sums:?}"
+         releases, awaited keyframes, quarantined, dropped, spares told, checked: {sums:?}"
     );
     assert!(sums[0] > 100_000, "{sums:?}");
     assert!(sums.iter().all(|sum| *sum > 50), "something was hardly exercised: {sums:?}");

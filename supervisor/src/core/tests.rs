@@ -30,6 +30,7 @@ mod owner_word;
 mod poison;
 mod rotating;
 mod services;
+mod spares;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -144,8 +145,12 @@ impl Bench {
         let generations: Vec<_> =
             self.spawned.iter().map(|(_, g)| *g).chain(heard.iter().copied()).collect();
         for generation in generations {
-            let heartbeat =
-                tasuki_shared::message::Heartbeat { session: None, lobby: 0, allocator: None };
+            let heartbeat = tasuki_shared::message::Heartbeat {
+                session: None,
+                lobby: 0,
+                allocator: None,
+                spare_codecs: 0,
+            };
             self.says(generation, FromWorker::Heartbeat(Box::new(heartbeat)));
         }
         self.on(Event::Tick)

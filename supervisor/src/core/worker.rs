@@ -21,6 +21,7 @@ use super::event::{Announcement, Effect, Fds, Loss, Loudness, Sample};
 use super::hang::{Suspicion, beat_interval};
 use super::restart::{Cause, KillReason, Restarts};
 use super::settings::Rules;
+use super::spares::Spares;
 use super::{Core, Stage};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -131,6 +132,8 @@ pub struct Process {
     pub stalled: Vec<Stalled>,
     /// The session for whose standing it was killed.
     pub hung_session: Option<SessionId>,
+    /// What it holds open for streams of others.
+    pub spares: Spares,
 }
 
 impl Process {
@@ -284,6 +287,7 @@ impl<R: Rules> Core<R> {
                 suspicion: None,
                 stalled: Vec::new(),
                 hung_session: None,
+                spares: Spares::default(),
             },
             Greeting::Awaited,
         );

@@ -21,6 +21,7 @@ pub(super) fn session_of(body: &ToWorker) -> Option<SessionId> {
         | ToWorker::Chaos(_)
         | ToWorker::Connect { .. }
         | ToWorker::Beat { .. }
+        | ToWorker::Spare(_)
         | ToWorker::Serve(_)
         | ToWorker::Attend(_)
         | ToWorker::Evidence { .. } => None,

@@ -11,7 +11,7 @@ use tasuki_shared::status::{
     AudienceStatus, MemoryStatus, MoveStatus, RecycleStatus, SessionStatus, WorkerStatus,
 };
 
-const WORKERS: [Column; 13] = [
+const WORKERS: [Column; 14] = [
     left("SLOT", 0, 8),
     right("GEN", 7, 7),
     left("STATE", 1, 8),
@@ -21,6 +21,7 @@ const WORKERS: [Column; 13] = [
     right("FOOTPRINT", 0, 9),
     right("LAZYFREE", 8, 8),
     right("RSS", 8, 8),
+    right("SPARES", 9, 6),
     Column { heading: "HISTORY", align: Align::Left, rank: 5, room: Room::Flexible(8, 60) },
     right("SLOPE", 4, 10),
     right("LIMIT IN", 3, 8),
@@ -55,6 +56,7 @@ fn worker_row(model: &Model, worker: &WorkerStatus, full: u64) -> Row {
         Cell::new(human::bytes(worker.footprint_bytes), colour(ink)),
         Cell::plain(human::bytes(worker.lazy_free_bytes)),
         Cell::plain(human::bytes(worker.rss_bytes)),
+        Cell::plain(worker.spare_codecs.to_string()),
         Cell::Drawn(Drawing::Spark(spark)),
         Cell::plain(memory.map(slope).unwrap_or_default()),
         Cell::plain(memory.map(|memory| time_to_limit(worker, memory)).unwrap_or_default()),

@@ -121,5 +121,6 @@ fn look(slot: &Slot) -> Option<Look> {
         since: process.since,
         sessions: u32::try_from(process.sessions.len()).unwrap_or(u32::MAX),
         sample: process.sample,
+        spare_bytes_max: process.spares.bytes_max,
     })
 }

@@ -34,6 +34,8 @@ pub struct Look {
     pub since: Duration,
     pub sessions: u32,
     pub sample: Sample,
+    /// What codecs that it was told to hold open may take.
+    pub spare_bytes_max: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

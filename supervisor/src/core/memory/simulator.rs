@@ -275,6 +275,7 @@ impl World {
                 since: worker.born,
                 sessions: 2,
                 sample: Sample { measured_ago: now - at, ..sample },
+                spare_bytes_max: 0,
             });
         }
         looks

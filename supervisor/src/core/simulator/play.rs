@@ -153,10 +153,18 @@ impl World {
     }
 
     pub(super) fn heartbeat(&mut self, generation: Generation) {
-        let heartbeat =
-            tasuki_shared::message::Heartbeat { session: None, lobby: 0, allocator: None };
+        let heartbeat = tasuki_shared::message::Heartbeat {
+            session: None,
+            lobby: 0,
+            allocator: None,
+            spare_codecs: 0,
+        };
         self.says(generation, FromWorker::Heartbeat(Box::new(heartbeat)));
-        let own = self.alive[&generation].sessions.keys().next().copied();
+        if self.below(20) == 0 {
+            self.tell_codecs(generation);
+        }
+        let Some(body) = self.alive.get(&generation) else { return };
+        let own = body.sessions.keys().next().copied();
         if let Some(session) = own
             && self.below(400) == 0
         {
@@ -197,6 +205,7 @@ impl World {
             FromWorker::Dial { session, push: PushId(200) },
             FromWorker::PushClosed { session, push: PushId(0) },
             FromWorker::Connected { ticket, outcome: Ok(()) },
+            FromWorker::Codecs { session, needs: self.needs() },
         ];
         let lie = lies[self.below(lies.len())].clone();
         let dialer = self.alive[&channel].role == Role::Dialer;

@@ -69,7 +69,7 @@ impl Stage {
     fn tells(&mut self, by: Generation, frames_lost: u64, no_anchor: bool) -> Vec<Effect> {
         let id = self.session.to_string();
         let session = Some(SessionStatus { id, frames_lost, no_anchor, ..Default::default() });
-        let heartbeat = Heartbeat { session, lobby: 0, allocator: None };
+        let heartbeat = Heartbeat { session, lobby: 0, allocator: None, spare_codecs: 0 };
         self.bench.says(by, FromWorker::Heartbeat(Box::new(heartbeat)))
     }
 

@@ -116,8 +116,12 @@ fn a_rate_that_is_no_number_does_not_reach_the_status() {
         fps: f32::NAN,
         ..Default::default()
     };
-    let heartbeat =
-        tasuki_shared::message::Heartbeat { session: Some(status), lobby: 0, allocator: None };
+    let heartbeat = tasuki_shared::message::Heartbeat {
+        session: Some(status),
+        lobby: 0,
+        allocator: None,
+        spare_codecs: 0,
+    };
     bench.says(worker, FromWorker::Heartbeat(Box::new(heartbeat)));
     let status = bench.core.status(bench.now);
     assert_eq!(status.sessions[0].fps.to_bits(), 0.0_f32.to_bits());

@@ -19,6 +19,7 @@ fn status() -> Status {
         rss_bytes: 240 << 20,
         lazy_free_bytes: 3 << 20,
         cpu_percent: 87.4,
+        spare_codecs: 0,
         memory: Some(MemoryStatus {
             soft_limit_bytes: 256 << 20,
             time_to_limit_ms: Some(754_000),
@@ -34,6 +35,7 @@ fn status() -> Status {
         generation: 8,
         pid: 4243,
         sessions: 0,
+        spare_codecs: 12,
         memory: None,
         last_death: None,
         restarts: 0,

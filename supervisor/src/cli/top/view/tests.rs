@@ -34,6 +34,7 @@ fn worker(slot: &str, generation: u32, footprint_mib: u64, memory: Option<&str>)
         rss_bytes: (footprint_mib + 130) * MIB,
         lazy_free_bytes: 70 * MIB,
         cpu_percent: 40.0,
+        spare_codecs: 0,
         memory,
         last_death: None,
         restarts: 0,

@@ -91,8 +91,10 @@ impl Subject {
         least + width * f64::from(self.spread) / 100.0
     }
 
+    /// Beyond what it was told to hold.
     pub fn grown_idle(&self) -> u64 {
-        self.stood_by.map_or(0, |stood| stood.last_bytes - stood.least_bytes)
+        let grown = self.stood_by.map_or(0, |stood| stood.last_bytes - stood.least_bytes);
+        grown.saturating_sub(self.look.spare_bytes_max)
     }
 
     /// What a fresh worker in its place will hold, as far as anybody knows.

@@ -68,7 +68,14 @@ impl Bench {
 }
 
 fn look(generation: Generation) -> Look {
-    Look { generation, duty: Duty::Serves, since: SECOND, sessions: 2, sample: Sample::default() }
+    Look {
+        generation,
+        duty: Duty::Serves,
+        since: SECOND,
+        sessions: 2,
+        sample: Sample::default(),
+        spare_bytes_max: 0,
+    }
 }
 
 fn reason(wish: Option<Wish>) -> (RecycleReason, Haste) {
@@ -182,6 +189,33 @@ fn growth_while_standing_by_is_seen_and_is_no_birth_over_the_limit() {
     bench.looks[0].duty = Duty::Serves;
     let wish = bench.hold(400, 410 * MIB);
     assert_eq!((reason(wish).0, bench.alarms), (RecycleReason::MemorySoft, 0));
+}
+
+/// Spare codecs are no growth of one that stands by. When it serves they are what any other would
+/// hold for the same streams, so they are part of what it was born with.
+#[test]
+fn what_a_standby_was_told_to_hold_is_no_growth() {
+    let holds = |n: u64, sample: &mut Sample| {
+        sample.footprint_bytes = if n < 5 { 30 * MIB } else { 130 * MIB };
+    };
+    for (spare_bytes_max, is_replaced) in [(0, true), (100 * MIB, false)] {
+        let mut bench = Bench::new(rules());
+        bench.looks[0].duty = Duty::StandsBy;
+        bench.looks[0].sessions = 0;
+        bench.looks[0].spare_bytes_max = spare_bytes_max;
+        assert_eq!(bench.run(1000, holds).is_some(), is_replaced);
+    }
+    let mut bench = Bench::new(rules());
+    bench.looks[0].spare_bytes_max = 100 * MIB;
+    bench.looks[0].duty = Duty::StandsBy;
+    bench.run(40, holds);
+    bench.looks[0].duty = Duty::Serves;
+    // What is not taken is closed soon: the step down is no slope.
+    assert_eq!(bench.hold(3, 390 * MIB), None);
+    assert_eq!(bench.hold(400, 280 * MIB), None);
+    assert_eq!((bench.verdict(), bench.alarms), (Verdict::Fine, 0));
+    let needs = bench.policy.subjects[&WORKER].needs();
+    assert_eq!(needs, 280 * MIB, "a fresh one will hold as much");
 }
 
 #[test]
