@@ -56,6 +56,15 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// From now on the calling thread runs only when no other wants the processor (sched(7), SCHED_IDLE).
+pub fn run_when_idle() -> io::Result<()> {
+    // SAFETY: a sched_param is plain integers, for which zero is a value.
+    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: 0 is the calling thread; the parameters are read during the call.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
+    check(i64::from(result)).map(|_| ())
+}
+
 /// Sends `signal` to the process, never to another one that got its pid.
 pub fn pidfd_send_signal(
     pidfd: BorrowedFd<'_>,

@@ -510,6 +510,8 @@ pub struct Heartbeat {
     pub lobby: u32,
     /// Of the worker itself; not in a session's.
     pub allocator: Option<AllocatorFigures>,
+    /// Spare codecs that it holds; not in a session's.
+    pub spare_codecs: u32,
 }
 
 /// What a worker's allocator says of itself, libav's allocations included.

@@ -21,3 +21,4 @@ pub mod purge;
 pub mod rtmp;
 pub mod service;
 pub mod session;
+pub mod spares;
