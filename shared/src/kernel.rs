@@ -111,7 +111,8 @@ pub fn keep_alone(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets a thread's nice value (setpriority(2)), which anybody may raise of a process of its own user.
+/// Sets a thread's nice value (setpriority(2)), which anybody may raise of a process of its own user; 0 is
+/// the calling thread.
 pub fn set_nice(tid: i32, nice: i32) -> io::Result<()> {
     let tid = libc::id_t::try_from(tid).map_err(io::Error::other)?;
     // SAFETY: takes integers alone.

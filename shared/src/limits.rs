@@ -130,6 +130,11 @@ pub const SPARE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub const SPARE_INTERVAL: Duration = Duration::from_millis(500);
 /// From the last stream's begin in a worker that held spare codecs until it closes those left.
 pub const SPARE_KEEP: Duration = Duration::from_secs(5);
+/// Nice value of the thread that opens them. Not lower: libav opens one codec at a time, so that a stream
+/// that wants one waits for this thread.
+pub const SPARE_NICE: i32 = 10;
+/// How long a worker that leaves waits for the thread of its spare codecs, which may be inside libav.
+pub const SPARE_STOP_DEADLINE: Duration = Duration::from_secs(1);
 /// How full a rate buffer a spare encoder takes for granted, of 1. A stream whose buffer is emptier
 /// opens its own; one whose buffer is fuller begins with a little less than it might spend.
 pub const SPARE_FULLNESS: f32 = 0.7;

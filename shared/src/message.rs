@@ -510,7 +510,7 @@ pub struct Heartbeat {
     pub lobby: u32,
     /// Of the worker itself; not in a session's.
     pub allocator: Option<AllocatorFigures>,
-    /// Codecs held open for streams of others; 0 in a session's.
+    /// Spare codecs that it holds; not in a session's.
     pub spare_codecs: u32,
 }
 

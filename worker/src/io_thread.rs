@@ -3,6 +3,8 @@
 //! One turn: wait → sockets → pipelines that rang → control messages → codecs that may begin → ticks
 //! when due. Each session does a bounded amount of work a turn, so no stream starves another.
 
+mod brief;
+mod serial;
 mod starts;
 mod watch;
 
@@ -15,12 +17,15 @@ use crate::purge::Purger;
 use crate::session::adopt::{self, AdoptError};
 use crate::session::preparation::Preparation;
 use crate::session::release::Released;
-use crate::session::stream::Wake;
+use crate::session::stream::Host;
 use crate::session::{CaughtUp, Outbox, Session};
+use crate::spares::Filler;
+use brief::forget_brief_adoptions;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use serial::SerialHasher;
 use starts::{Messages, Starts};
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,27 +66,6 @@ struct Entry {
     pushes: [Option<(RawFd, EpollFlags)>; PUSHES_MAX],
 }
 
-/// Serials are ours and one after the other: spreading their bits is all the hashing they need.
-#[derive(Default)]
-struct SerialHasher(u64);
-
-impl Hasher for SerialHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, serial: u64) {
-        // 2⁶⁴ divided by the golden ratio.
-        self.0 = (self.0 ^ serial).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-}
-
 /// So many adopted streams catch up side by side: while one waits for its thread, another runs.
 const CATCHING_UP_PER_PROCESSOR: usize = 2;
 
@@ -111,6 +95,8 @@ pub struct IoThread {
     outbox: Outbox,
     leftovers: Leftovers,
     purger: Purger,
+    /// Holds codecs for streams that are still to come.
+    filler: Filler,
     /// A leak that was ordered.
     chaos: Option<Chaos>,
     evidence: Evidence,
@@ -141,6 +127,7 @@ impl IoThread {
             outbox: Outbox::new(),
             leftovers: Leftovers::default(),
             purger,
+            filler: Filler::start()?,
             chaos: None,
             evidence: Evidence::default(),
         })
@@ -315,6 +302,9 @@ impl IoThread {
             ToWorker::Adopt(lease) => self.adopt(*lease, fds, now),
             ToWorker::Verdict { session, verdict } => {
                 self.with_id(session, |s, outbox| s.verdict(verdict, fds, now, outbox));
+                if let Some(&serial) = self.serials.get(&session) {
+                    self.note_live(serial);
+                }
             }
             ToWorker::Dialed { session, push, outcome } => {
                 let mut fds = fds;
@@ -336,7 +326,11 @@ impl IoThread {
                 self.beat_interval = Duration::from_millis(u64::from(every_ms));
                 self.next_beat = now;
             }
-            ToWorker::Drain => self.stage = Stage::Draining,
+            ToWorker::Drain => {
+                self.stage = Stage::Draining;
+                self.filler.close();
+            }
+            ToWorker::Spare(list) => self.filler.tell(*list),
             ToWorker::Purge => self.purger.ask(),
             ToWorker::Chaos(plan) => match Chaos::start(plan) {
                 Ok(chaos) => self.chaos = Some(chaos),
@@ -379,8 +373,8 @@ impl IoThread {
 
     fn prepare(&mut self, lease: Lease, fds: Vec<OwnedFd>) {
         let session = lease.session;
-        let (serial, wake) = self.new_serial();
-        let begun = Preparation::begin(lease, fds, &wake).map_err(|error| error.to_string());
+        let (serial, host) = self.new_serial();
+        let begun = Preparation::begin(lease, fds, &host).map_err(|error| error.to_string());
         let watched = begun.and_then(|preparation| {
             let token = (serial << SERIAL_SHIFT) | RELEASED_TOKEN;
             let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
@@ -431,9 +425,8 @@ impl IoThread {
         failpoint::hit(Point::TakeOverWoken);
         let _never_watched = self.epoll.delete(preparation.released());
         let id = preparation.id();
-        let bell = Arc::clone(&self.bell);
-        let wake: Wake = Arc::new(move || bell.ring(serial));
-        let taken = preparation.adopt(self.generation, &wake, now, &mut self.outbox);
+        let host = self.host(serial);
+        let taken = preparation.adopt(self.generation, &host, now, &mut self.outbox);
         self.begin(id, serial, taken, now);
     }
 
@@ -451,11 +444,15 @@ impl IoThread {
         self.leftovers.add(entry.session.into_leftover());
     }
 
-    fn new_serial(&mut self) -> (u64, Wake) {
+    fn new_serial(&mut self) -> (u64, Host) {
         let serial = self.next_serial;
         self.next_serial += 1;
+        (serial, self.host(serial))
+    }
+
+    fn host(&self, serial: u64) -> Host {
         let bell = Arc::clone(&self.bell);
-        (serial, Arc::new(move || bell.ring(serial)))
+        Host { wake: Arc::new(move || bell.ring(serial)), spares: self.filler.spares() }
     }
 
     fn adopt(&mut self, lease: Lease, fds: Vec<OwnedFd>, now: Instant) {
@@ -464,9 +461,16 @@ impl IoThread {
         if let Some(serial) = self.preparation_of(id) {
             self.forget_preparation(serial);
         }
-        let (serial, wake) = self.new_serial();
-        let adopted = adopt::adopt(lease, fds, self.generation, &wake, now, &mut self.outbox);
+        let (serial, host) = self.new_serial();
+        let adopted = adopt::adopt(lease, fds, self.generation, &host, now, &mut self.outbox);
         self.begin(id, serial, adopted, now);
+    }
+
+    /// A worker with a live session prepares nothing for those of others.
+    fn note_live(&self, serial: u64) {
+        if self.entries.get(&serial).is_some_and(|entry| entry.session.has_stream()) {
+            self.filler.enter_use();
+        }
     }
 
     /// Goes on with a session that is ours now, or says why it is not.
@@ -484,6 +488,7 @@ impl IoThread {
                 let entry = Entry { session, watched: None, pushes: [None; PUSHES_MAX] };
                 self.entries.insert(serial, entry);
                 self.serials.insert(id, serial);
+                self.note_live(serial);
                 self.with_session(serial, |session, outbox| session.go_on(now, outbox));
             }
             Err(AdoptError::Over) => {
@@ -526,14 +531,15 @@ impl IoThread {
     fn report(&mut self, now: Instant) {
         let lobby = self.entries.values().filter(|entry| entry.session.is_in_lobby()).count();
         let lobby = u32::try_from(lobby).unwrap_or(u32::MAX);
-        let own = Heartbeat { session: None, lobby, allocator: self.purger.figures() };
+        let (allocator, spare_codecs) = (self.purger.figures(), self.filler.count());
+        let own = Heartbeat { session: None, lobby, allocator, spare_codecs };
         self.outbox.push((FromWorker::Heartbeat(Box::new(own)), Vec::new()));
         self.beats += 1;
         for (serial, entry) in &mut self.entries {
             let its_turn = (serial + self.beats).is_multiple_of(HEARTBEATS_PER_STATUS);
             if its_turn && !entry.session.is_in_lobby() {
                 let session = Some(entry.session.status(now));
-                let beat = Heartbeat { session, lobby, allocator: None };
+                let beat = Heartbeat { session, lobby, allocator: None, spare_codecs: 0 };
                 self.outbox.push((FromWorker::Heartbeat(Box::new(beat)), Vec::new()));
             }
         }
@@ -557,43 +563,5 @@ impl IoThread {
                 tracing::error!(%error, "a message to the supervisor is lost");
             }
         }
-    }
-}
-
-/// A session that ended in the turn in which it was adopted, as a port scanner's, is told of once.
-fn forget_brief_adoptions(outbox: &mut Outbox) {
-    let mut ended = Vec::new();
-    for (message, _) in outbox.iter() {
-        if let FromWorker::Ended { session, .. } = message {
-            ended.push(*session);
-        }
-    }
-    if ended.is_empty() {
-        return;
-    }
-    let told_of = |session: &SessionId| ended.contains(session);
-    outbox.retain(
-        |(message, _)| !matches!(message, FromWorker::Adopted { session, .. } if told_of(session)),
-    );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Only a session that both came and went in one turn is told of once.
-    #[test]
-    fn a_brief_session_is_told_of_by_its_end_alone() {
-        let [brief, stays, left] = [1, 2, 3].map(|counter| SessionId { epoch: 1, counter });
-        let adopted = |session| (FromWorker::Adopted { session, at_us: 0 }, Vec::new());
-        let ended = |session| {
-            let reason = EndReason::PeerClosed;
-            (FromWorker::Ended { session, reason }, Vec::new())
-        };
-        let mut outbox = vec![adopted(brief), adopted(stays), ended(left), ended(brief)];
-        forget_brief_adoptions(&mut outbox);
-        let said: Vec<String> = outbox.iter().map(|(message, _)| format!("{message:?}")).collect();
-        let expected = [adopted(stays), ended(left), ended(brief)];
-        assert_eq!(said, expected.map(|(message, _)| format!("{message:?}")));
     }
 }

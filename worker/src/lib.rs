@@ -22,3 +22,4 @@ pub mod purge;
 pub mod rtmp;
 pub mod service;
 pub mod session;
+pub mod spares;

@@ -153,6 +153,7 @@ impl Service {
             | ToWorker::Release { .. }
             | ToWorker::Keep { .. }
             | ToWorker::Chaos(_)
+            | ToWorker::Spare(_)
             | ToWorker::Connect { .. } => {
                 tracing::warn!("a message for another role came here");
             }
@@ -185,7 +186,7 @@ impl Service {
             }
             Done::Measured(allocator) => {
                 self.figures = Work::Idle;
-                let heartbeat = Heartbeat { session: None, lobby: 0, allocator };
+                let heartbeat = Heartbeat { session: None, lobby: 0, allocator, spare_codecs: 0 };
                 self.send(FromWorker::Heartbeat(Box::new(heartbeat)))
             }
         }

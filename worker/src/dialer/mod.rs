@@ -88,7 +88,8 @@ async fn serve(inherited: Inherited) -> Result<(), LineError> {
                 | ToWorker::Attend(_)
                 | ToWorker::StreamLive { .. }
                 | ToWorker::StreamGone { .. }
-                | ToWorker::Chaos(_) => {
+                | ToWorker::Chaos(_)
+                | ToWorker::Spare(_) => {
                     tracing::warn!("a message for a worker came to the dialer");
                 }
             },

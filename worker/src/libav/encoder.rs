@@ -18,7 +18,7 @@ pub enum ForceIdr {
 
 /// Everything that the parameter sets and the rate control depend on. Two encoders with equal
 /// settings write identical parameter sets, in any process; `vbv_init` does not touch them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct VideoEncoderSettings {
     pub width: u32,
     pub height: u32,

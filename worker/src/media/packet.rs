@@ -1,7 +1,7 @@
 //! Compressed packets as the worker speaks of them.
 
 /// Video codecs that are understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum VideoCodec {
     H264,
     /// By Enhanced RTMP, FourCC `hvc1`.

@@ -9,8 +9,11 @@
 use super::{PipelineEvent as Event, Refusal, SkipReason, probe};
 use crate::libav::{DecodedFrame, Frame, Health, LibavError, VideoDecoder};
 use crate::media::packet::{IsIdr, VideoCodec};
+use crate::spares::{Need, Spares};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tasuki_shared::limits::DECODER_PACKETS_MAX;
+use tasuki_shared::message::CodecNeed;
 use tasuki_shared::plan::StreamLimits;
 
 /// A frame in presentation order, with what its packet said.
@@ -46,6 +49,7 @@ enum Phase {
 
 pub struct DecodeStage {
     limits: StreamLimits,
+    spares: Arc<Spares>,
     phase: Phase,
     header: Option<(VideoCodec, Vec<u8>)>,
     /// Packets inside the decoder.
@@ -54,9 +58,10 @@ pub struct DecodeStage {
 }
 
 impl DecodeStage {
-    pub fn new(limits: StreamLimits) -> Self {
+    pub fn new(limits: StreamLimits, spares: Arc<Spares>) -> Self {
         Self {
             limits,
+            spares,
             phase: Phase::NoHeader,
             header: None,
             pending: BTreeMap::new(),
@@ -67,6 +72,12 @@ impl DecodeStage {
     /// What the stream's own header says.
     pub fn declared_fps(&self) -> Option<f64> {
         self.declared_fps
+    }
+
+    /// What the decoder was opened with, if anybody can be told.
+    pub fn need(&self) -> Option<CodecNeed> {
+        let (codec, record) = self.header.as_ref()?;
+        Need::decoder(*codec, record, self.pixels_max()).encode()
     }
 
     /// A header: the same again changes nothing; a new one ends the old stream first.
@@ -183,10 +194,13 @@ impl DecodeStage {
             return Err(Refusal::FrameRateTooHigh { fps });
         }
         self.declared_fps = shape.fps;
-        // The decoder counts whole macroblocks and some more.
+        self.spares.decoder(codec, record, self.pixels_max()).map_err(Refusal::Decoder)
+    }
+
+    /// The decoder counts whole macroblocks and some more.
+    fn pixels_max(&self) -> u64 {
         let padded = |side: u32| u64::from(side.next_multiple_of(16) + 64);
-        let pixels_max = padded(limits.width_max) * padded(limits.height_max);
-        VideoDecoder::open(codec, record, pixels_max).map_err(Refusal::Decoder)
+        padded(self.limits.width_max) * padded(self.limits.height_max)
     }
 
     /// Ends the decoder's current sequence: its frames come out, what gives none is skipped.

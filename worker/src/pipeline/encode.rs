@@ -10,12 +10,14 @@ use super::outlet::{Outlet, Ticket};
 use super::{Control, PipelineEvent as Event, PipelineOutput as Output};
 use crate::libav::{ForceIdr, Frame, LibavError, VideoEncoder, VideoEncoderSettings};
 use crate::media::packet::EncodedFrame;
+use crate::spares::{Need, Spares};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tasuki_shared::clock;
 use tasuki_shared::id::RungId;
 use tasuki_shared::limits::STAGE_QUEUE_FRAMES_MAX;
+use tasuki_shared::message::CodecNeed;
 
 /// What the media thread asks of a rung.
 pub enum Job {
@@ -53,6 +55,8 @@ pub enum Worker {
 /// A rung's thread as the media thread sees it; dropping it ends the thread.
 pub struct RungThread {
     pub rung: RungId,
+    /// What its encoder is opened with; `None` when nobody can be told.
+    pub need: Option<CodecNeed>,
     jobs: SyncSender<Job>,
     shared: Arc<Shared>,
 }
@@ -77,6 +81,7 @@ impl RungThread {
         rung: RungId,
         label: &str,
         settings: VideoEncoderSettings,
+        spares: Arc<Spares>,
         control: Arc<Control>,
         outlet: Arc<Outlet>,
     ) -> std::io::Result<Self> {
@@ -86,7 +91,8 @@ impl RungThread {
         outlet.thread_started();
         let guard = Guard { rung, outlet: Arc::clone(&outlet) };
         let (open, header, spends) = (None, Vec::new(), Arc::clone(&control));
-        let encoder = Encoder { rung, settings, open, header, outlet, control: spends };
+        let need = Need::encoder(&settings).encode();
+        let encoder = Encoder { rung, settings, spares, open, header, outlet, control: spends };
         let shared = Arc::new(Shared { encoder: Mutex::new(encoder), queued: AtomicUsize::new(0) });
         let theirs = Arc::clone(&shared);
         let run = move || {
@@ -98,7 +104,7 @@ impl RungThread {
             drop(guard);
         };
         std::thread::Builder::new().name(name).spawn(run)?;
-        Ok(Self { rung, jobs, shared })
+        Ok(Self { rung, need, jobs, shared })
     }
 
     /// Has a job done: at once by the caller where `worker` says so and the thread has none of this
@@ -129,6 +135,7 @@ impl Drop for Guard {
 struct Encoder {
     rung: RungId,
     settings: VideoEncoderSettings,
+    spares: Arc<Spares>,
     /// Opened at the start, and again by the next IDR after a failure.
     open: Option<VideoEncoder>,
     /// The header that was given last.
@@ -170,14 +177,14 @@ impl Encoder {
     /// While the media thread still decodes. What fails here is told when it is wanted.
     fn open_early(&mut self) {
         if self.open.is_none() {
-            self.open = VideoEncoder::open(&self.settings).ok();
+            self.open = self.spares.encoder(&self.settings).ok();
         }
     }
 
     fn encode(&mut self, frame: &Frame, idr: ForceIdr) -> Result<Option<EncodedFrame>, LibavError> {
         match idr {
             ForceIdr::Yes if self.open.is_none() => {
-                self.open = Some(VideoEncoder::open(&self.settings)?);
+                self.open = Some(self.spares.encoder(&self.settings)?);
             }
             ForceIdr::Yes => {}
             // An encoder makes an IDR of its first picture, which only all rungs together do.

@@ -10,10 +10,12 @@ use super::{Control, LadderState};
 use crate::ladder::RungDecision;
 use crate::libav::{ForceIdr, Frame, LibavError, VideoEncoderSettings};
 use crate::media::packet::IsIdr;
+use crate::spares::Spares;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tasuki_shared::failpoint::{self, Point};
 use tasuki_shared::id::RungId;
+use tasuki_shared::message::CodecNeed;
 use tasuki_shared::plan::{RungKind, RungPlan};
 
 pub struct Encoding {
@@ -31,6 +33,7 @@ impl Encoding {
         plans: &[RungPlan],
         state: &LadderState,
         vbv_init: &BTreeMap<RungId, f32>,
+        spares: &Arc<Spares>,
         control: &Arc<Control>,
         outlet: &Arc<Outlet>,
     ) -> Result<Self, LibavError> {
@@ -53,8 +56,9 @@ impl Encoding {
                 bitrate_bps: encoded.bitrate_bps,
                 vbv_init: vbv_init.get(&rung).copied(),
             };
-            let (control, outlet) = (Arc::clone(control), Arc::clone(outlet));
-            let thread = RungThread::spawn(rung, &plan.label, settings, control, outlet)
+            let (spares, control, outlet) =
+                (Arc::clone(spares), Arc::clone(control), Arc::clone(outlet));
+            let thread = RungThread::spawn(rung, &plan.label, settings, spares, control, outlet)
                 .map_err(|error| LibavError::NoThread(error.to_string()))?;
             sizes.push((rung, *width, *height));
             rungs.push(thread);
@@ -62,6 +66,11 @@ impl Encoding {
         let cascade = Cascade::new(&sizes, state.colour)?;
         let schedule = IdrSchedule::new(state.frame_rate);
         Ok(Self { cascade, rungs, schedule, demand: IsIdr::Other })
+    }
+
+    /// What the encoders are opened with.
+    pub fn needs(&self) -> impl Iterator<Item = CodecNeed> + '_ {
+        self.rungs.iter().filter_map(|rung| rung.need.clone())
     }
 
     /// The rungs that are not switched off; the lowest never is.

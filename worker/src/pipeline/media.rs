@@ -85,6 +85,7 @@ struct Media {
     /// Frames seen before the frame rate was known.
     held: Vec<SourceFrame>,
     encoding: Option<Encoding>,
+    codecs: Codecs,
     vbv_init: BTreeMap<RungId, f32>,
     rate_cap: RateCap,
     thumbnails: Pace,
@@ -93,6 +94,14 @@ struct Media {
     source_size: Option<(u32, u32)>,
     progress: Progress,
     worker: Worker,
+}
+
+/// Do others know what the codecs were opened with?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Codecs {
+    /// They are told with the first frame.
+    Untold,
+    Told,
 }
 
 /// Of a follower, beside its owner.
@@ -121,7 +130,7 @@ impl Media {
             AudioPlan::Copy | AudioPlan::None => None,
         };
         Self {
-            decode: DecodeStage::new(spec.limits),
+            decode: DecodeStage::new(spec.limits, Arc::clone(&spec.spares)),
             filter: Filter::new(&spec.blur),
             audio,
             gate,
@@ -129,6 +138,7 @@ impl Media {
             codec: VideoCodec::H264,
             held: Vec::new(),
             encoding: None,
+            codecs: Codecs::Untold,
             vbv_init,
             rate_cap: RateCap::new(spec.limits.fps_max),
             thumbnails: Pace::new(spec.thumbnails),
@@ -308,7 +318,12 @@ impl Media {
         for item in decoded {
             match item {
                 Decoded::Skipped { index, reason } => self.skipped(index, reason)?,
-                Decoded::Event(event) => self.push(Output::Event(event))?,
+                Decoded::Event(event) => {
+                    if matches!(event, Event::DecoderOpened { .. }) {
+                        self.codecs = Codecs::Untold;
+                    }
+                    self.push(Output::Event(event))?;
+                }
                 Decoded::Frame(frame) => {
                     if self.encoding.is_some() {
                         self.frame(frame)?;
@@ -355,8 +370,8 @@ impl Media {
             self.push(Output::Ladder(state.clone()))?;
         }
         self.source_size = Some((width, height));
-        match Encoding::start(&self.spec.rungs, &state, &self.vbv_init, &self.control, &self.outlet)
-        {
+        let (rungs, spares) = (&self.spec.rungs, &self.spec.spares);
+        match Encoding::start(rungs, &state, &self.vbv_init, spares, &self.control, &self.outlet) {
             Ok(encoding) => self.encoding = Some(encoding),
             Err(error) => {
                 let source_index = first_index(&self.held);
@@ -446,7 +461,18 @@ impl Media {
         if let Some(encoding) = &mut self.encoding {
             encoding.dispatch(self.worker, scaled, keyframe, result, &self.outlet);
         }
-        Ok(())
+        match passage {
+            Passage::Stopped => Ok(()),
+            Passage::Open => self.tell_codecs(),
+        }
+    }
+
+    /// Behind the frame that is on its way: bytes that end this process are told to nobody.
+    fn tell_codecs(&mut self) -> Result<(), Closed> {
+        let (Codecs::Untold, Some(encoding)) = (self.codecs, &self.encoding) else { return Ok(()) };
+        self.codecs = Codecs::Told;
+        let needs = self.decode.need().into_iter().chain(encoding.needs()).collect();
+        self.push(Output::Codecs(needs))
     }
 
     /// The smallest picture now and then, for people to see.

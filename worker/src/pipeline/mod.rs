@@ -41,6 +41,7 @@ pub use thumbnail::{Thumbnail, Thumbnails};
 use crate::ladder::RungDecision;
 use crate::libav::{Colour, LibavError, Ratio, check_runtime, redirect_log};
 use crate::media::packet::{EncodedFrame, IsIdr, VideoCodec};
+use crate::spares::Spares;
 use outlet::Outlet;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -50,6 +51,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tasuki_shared::id::RungId;
 use tasuki_shared::limits::{PIPELINE_STOP_DEADLINE, RUNGS_MAX};
+use tasuki_shared::message::CodecNeed;
 use tasuki_shared::plan::{AudioPlan, BlurRect, RungPlan, StreamLimits};
 
 /// Where packets come from. Called by the media thread alone.
@@ -120,6 +122,8 @@ pub struct PipelineSpec {
     /// What the publisher's metadata says, until [`PacketKind::Declared`] says otherwise.
     pub declared: Declared,
     pub start: Start,
+    /// Where its video codecs come from.
+    pub spares: Arc<Spares>,
 }
 
 /// Claims of the publisher's metadata; used where the stream itself says nothing.
@@ -204,6 +208,8 @@ pub enum PipelineOutput {
         height: u32,
     },
     Frame(EncodedPicture),
+    /// What its video codecs were opened with, after the first frame that they gave.
+    Codecs(Vec<CodecNeed>),
     AudioHeader {
         asc: Vec<u8>,
     },

@@ -8,7 +8,7 @@ use super::ingest::Ingest;
 use super::pipeline_record::PipelineRecord;
 use super::record::{Put, Take};
 use super::stall::Stall;
-use super::stream::{Committed, Stream, StreamError, Wake, Warm};
+use super::stream::{Committed, Host, Stream, StreamError, Warm};
 use super::{Outbox, Phase, Reply, Session, bitrate, refusal, report};
 use crate::media::timeline::{Timeline, TimelineState};
 use crate::rtmp::session::{PublishSession, SessionState};
@@ -75,13 +75,13 @@ pub fn adopt(
     lease: Lease,
     fds: Vec<OwnedFd>,
     taker: Generation,
-    wake: &Wake,
+    host: &Host,
     now: Instant,
     outbox: &mut Outbox,
 ) -> Result<Session, AdoptError> {
     let leased = Leased::open(lease, fds)?;
     let warm = Warm::new(leased.memory.work_mark());
-    take(leased, warm, taker, wake, now, outbox)
+    take(leased, warm, taker, host, now, outbox)
 }
 
 /// Takes the owner word from what the lease expects, and goes on from there.
@@ -89,7 +89,7 @@ pub(super) fn take(
     leased: Leased,
     warm: Warm,
     taker: Generation,
-    wake: &Wake,
+    host: &Host,
     now: Instant,
     outbox: &mut Outbox,
 ) -> Result<Session, AdoptError> {
@@ -153,7 +153,7 @@ pub(super) fn take(
                 recordings: record.section(Section::Recordings),
                 totals: record.section(Section::Totals),
             };
-            let stream = Stream::resume(live, live_fds, committed, warm, wake, now)
+            let stream = Stream::resume(live, live_fds, committed, warm, host, now)
                 .map_err(|error| AdoptError::Stream(error.leave_if_out_of_memory().to_string()))?;
             if !ingest.fits(&stream.logs.source) {
                 let why = "an unfinished message lies outside the source log";
@@ -203,7 +203,7 @@ pub(super) fn take(
         release: None,
         resumption,
         generation: taker,
-        wake: std::sync::Arc::clone(wake),
+        host: host.clone(),
         input_stall: Stall::default(),
         pipeline_stall: Stall::default(),
     };
@@ -231,7 +231,7 @@ impl Resumption {
         plan: Plan,
         fds: Vec<OwnedFd>,
         mark: WorkMark,
-        wake: &Wake,
+        host: &Host,
         now: Instant,
     ) -> Result<Stream, StreamError> {
         let Self { source, pipeline, pushes, recordings, totals } = self;
@@ -245,7 +245,7 @@ impl Resumption {
             recordings: &recordings,
             totals: &totals,
         };
-        Stream::resume(live, fds, committed, Warm::new(mark), wake, now)
+        Stream::resume(live, fds, committed, Warm::new(mark), host, now)
     }
 }
 

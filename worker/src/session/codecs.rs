@@ -15,6 +15,12 @@ pub enum CaughtUp {
 }
 
 impl Session {
+    /// Has its publish been allowed?
+    #[must_use]
+    pub fn has_stream(&self) -> bool {
+        self.stream().is_some()
+    }
+
     /// Has it codecs that are still to be started?
     #[must_use]
     pub fn awaits_codecs(&self) -> bool {

@@ -158,8 +158,8 @@ pub struct Session {
     release: Option<release::Release>,
     /// Of this process, as the owner word has it.
     generation: Generation,
-    /// Wakes the io thread when a pipeline of this session has something.
-    wake: stream::Wake,
+    /// Woken when a pipeline of this session has something.
+    host: stream::Host,
     input_stall: Stall,
     pipeline_stall: Stall,
 }
@@ -444,11 +444,11 @@ impl Session {
     fn go_live(&mut self, plan: Plan, fds: Vec<OwnedFd>, now: Instant, outbox: &mut Outbox) {
         let mark = self.memory.work_mark();
         let (started, out) = match self.resumption.take() {
-            Some(resumption) => (resumption.resume(plan, fds, mark, &self.wake, now), Vec::new()),
+            Some(resumption) => (resumption.resume(plan, fds, mark, &self.host, now), Vec::new()),
             None => {
                 let mut out = Vec::new();
                 self.publish.allow(&mut out);
-                (Stream::start(plan, fds, mark, &self.wake, now), out)
+                (Stream::start(plan, fds, mark, &self.host, now), out)
             }
         };
         match started {

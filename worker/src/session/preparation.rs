@@ -8,7 +8,7 @@
 
 use super::adopt::{self, AdoptError, Leased};
 use super::shadow::Shadow;
-use super::stream::{Wake, Warm};
+use super::stream::{Host, Warm};
 use super::{Outbox, Session};
 use crate::leftovers::Leftover;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -35,7 +35,7 @@ pub struct Preparation {
 
 impl Preparation {
     /// Maps the session of `lease` and begins to follow it. The last fd is the eventfd.
-    pub fn begin(lease: Lease, mut fds: Vec<OwnedFd>, wake: &Wake) -> Result<Self, AdoptError> {
+    pub fn begin(lease: Lease, mut fds: Vec<OwnedFd>, host: &Host) -> Result<Self, AdoptError> {
         let released = fds.pop().ok_or(AdoptError::Fds(0))?;
         let leased = Leased::open(lease, fds)?;
         failpoint::hit(Point::PrepareMapped);
@@ -49,7 +49,7 @@ impl Preparation {
                 let logs: Vec<MappedLog> =
                     logs_fds.iter().map(MappedLog::open).collect::<Result<_, _>>()?;
                 let source = logs_fds.first().ok_or(AdoptError::Fds(0))?;
-                let shadow = Shadow::start(&live.plan, &leased.memory_fd, source, &logs, wake)
+                let shadow = Shadow::start(&live.plan, &leased.memory_fd, source, &logs, host)
                     .map_err(|error| AdoptError::Stream(error.to_string()))?;
                 Warm { logs, shadow, mark }
             }
@@ -84,11 +84,11 @@ impl Preparation {
     pub fn adopt(
         self,
         taker: Generation,
-        wake: &Wake,
+        host: &Host,
         now: Instant,
         outbox: &mut Outbox,
     ) -> Result<Session, AdoptError> {
-        adopt::take(self.leased, self.warm, taker, wake, now, outbox)
+        adopt::take(self.leased, self.warm, taker, host, now, outbox)
     }
 
     /// Forgets it. What is returned may block.

@@ -8,7 +8,7 @@
 use super::anchor;
 use super::pipeline_record::PipelineRecord;
 use super::source::{Ceiling, End, First, LogSource, Reading};
-use super::stream::{StreamError, Wake};
+use super::stream::{Host, StreamError};
 use super::transcode::rate_buckets;
 use crate::pipeline::{
     Cut, Declared, Follow, LadderState, Pipeline, PipelineSpec, Start, StopOutcome, Thumbnails,
@@ -41,7 +41,7 @@ impl Shadow {
         session: &OwnedFd,
         source: &OwnedFd,
         logs: &[MappedLog],
-        wake: &Wake,
+        host: &Host,
     ) -> Result<Option<Self>, StreamError> {
         let reader = RecordReader::open(session)?;
         let record = reader.load()?;
@@ -64,7 +64,7 @@ impl Shadow {
             count - 1,
             Arc::clone(&lifted),
             Arc::clone(&caught_up),
-            Arc::clone(wake),
+            Arc::clone(&host.wake),
         );
         let first = First { video: first, audio: audio.map_or(first, |audio| audio.source_index) };
         let packets = LogSource::open(&source.as_fd(), first, end.clone(), Arc::clone(&reading))?
@@ -84,8 +84,9 @@ impl Shadow {
             limits: plan.limits,
             declared: Declared::default(),
             start: Start::Follow(follow),
+            spares: Arc::clone(&host.spares),
         };
-        let pipeline = Pipeline::start(spec, Box::new(packets), Arc::clone(wake))?;
+        let pipeline = Pipeline::start(spec, Box::new(packets), Arc::clone(&host.wake))?;
         Ok(Some(Self { pipeline, ladder, lifted, caught_up, reading, end }))
     }
 

@@ -27,6 +27,7 @@ use crate::output::recording::Recording;
 use crate::output::thumbnail;
 use crate::rtmp::amf;
 use crate::rtmp::chunk::{MessageHeader, kind};
+use crate::spares::Spares;
 use logs::open_logs;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -44,6 +45,13 @@ use tasuki_shared::plan::{Plan, PushPlan};
 
 /// Wakes the io thread.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// What a stream uses of the process that it is in.
+#[derive(Clone)]
+pub struct Host {
+    pub wake: Wake,
+    pub spares: Arc<Spares>,
+}
 
 /// What became of a media message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,15 +127,15 @@ impl Stream {
         plan: Plan,
         fds: Vec<OwnedFd>,
         mark: WorkMark,
-        wake: &Wake,
+        host: &Host,
         now: Instant,
     ) -> Result<Self, StreamError> {
         let heads = vec![LogHeads::empty(); plan.logs().len().saturating_sub(1)];
         let record = PipelineRecord { heads, ..PipelineRecord::default() };
         let source = LogHeads::empty();
-        let mut stream = Self::assemble(plan, fds, source, record, Warm::new(mark), wake, now)?;
+        let mut stream = Self::assemble(plan, fds, source, record, Warm::new(mark), host, now)?;
         stream.recordings = Recording::start_all(&stream.plan, stream.series);
-        stream.hls = HlsOutput::start(&stream.plan, stream.series, wake);
+        stream.hls = HlsOutput::start(&stream.plan, stream.series, &host.wake);
         Ok(stream)
     }
 
@@ -138,7 +146,7 @@ impl Stream {
         mut fds: Vec<OwnedFd>,
         committed: Committed<'_>,
         warm: Warm,
-        wake: &Wake,
+        host: &Host,
         now: Instant,
     ) -> Result<Self, StreamError> {
         let Committed { source, pipeline: record, pushes, recordings, totals } = committed;
@@ -151,7 +159,7 @@ impl Stream {
         let sockets = fds.split_off(memories).into_iter().map(Connection::of);
         let mut connections: BTreeMap<PushId, Connection> =
             connected.into_iter().zip(sockets).collect();
-        let mut stream = Self::assemble(plan, fds, source, record, warm, wake, now)?;
+        let mut stream = Self::assemble(plan, fds, source, record, warm, host, now)?;
         let ids = stream.logs.source.heads().headers;
         let video = stream.logs.source.header(HeaderKind::Video, ids.video);
         let audio = stream.logs.source.header(HeaderKind::Audio, ids.audio);
@@ -172,8 +180,8 @@ impl Stream {
             stream.series = SeriesId(take.array()?);
             take.end()?;
         }
-        stream.recordings = Recording::resume_all(&stream.plan, stream.series, wake);
-        stream.hls = HlsOutput::start(&stream.plan, stream.series, wake);
+        stream.recordings = Recording::resume_all(&stream.plan, stream.series, &host.wake);
+        stream.hls = HlsOutput::start(&stream.plan, stream.series, &host.wake);
         stream.set_feeds();
         Ok(stream)
     }
@@ -184,7 +192,7 @@ impl Stream {
         source: LogHeads,
         record: PipelineRecord,
         warm: Warm,
-        wake: &Wake,
+        host: &Host,
         now: Instant,
     ) -> Result<Self, StreamError> {
         let kinds = plan.logs();
@@ -201,7 +209,7 @@ impl Stream {
             pushes.push(Push::new(PushId(id), push.clone(), feed, PushMemory::open(fd)?));
         }
         let (transcode, end) =
-            Transcode::start(&plan, &source_fd, &logs, record, shadow, mark, wake)?;
+            Transcode::start(&plan, &source_fd, &logs, record, shadow, mark, host)?;
         Ok(Self {
             plan,
             logs,

@@ -12,7 +12,7 @@ use super::replay::Replayed;
 use super::report::Counts;
 use super::shadow::Shadow;
 use super::source::{End, First, LogSource, Reading};
-use super::stream::{StreamError, Wake};
+use super::stream::{Host, StreamError};
 use super::{Outbox, anchor, report};
 use crate::ladder::RungDecision;
 use crate::leftovers::Leftover;
@@ -118,7 +118,7 @@ impl Transcode {
         record: PipelineRecord,
         shadow: Option<Shadow>,
         mark: WorkMark,
-        wake: &Wake,
+        host: &Host,
     ) -> Result<(Self, End), StreamError> {
         let PipelineRecord { last_frame, audio, ladder, rates, heads: _ } = record;
         let mut transcode = Self {
@@ -160,7 +160,7 @@ impl Transcode {
         let end = End::open();
         transcode.reading.mark(mark);
         if plan.transcodes() || matches!(plan.audio, AudioPlan::Aac { .. }) {
-            let pipeline = transcode.open(plan, source, logs, &end, wake)?;
+            let pipeline = transcode.open(plan, source, logs, &end, host)?;
             transcode.state = State::Running(pipeline);
         }
         Ok((transcode, end))
@@ -182,7 +182,7 @@ impl Transcode {
         source: &impl AsFd,
         logs: &Logs,
         end: &End,
-        wake: &Wake,
+        host: &Host,
     ) -> Result<Pipeline, StreamError> {
         let heads = logs.source.heads();
         let fresh = self.last_frame.is_none() && self.audio.is_none();
@@ -221,11 +221,12 @@ impl Transcode {
             // The source log brings it.
             declared: Declared::default(),
             start,
+            spares: Arc::clone(&host.spares),
         };
         if fresh {
-            return Ok(Pipeline::start(spec, Box::new(packets), Arc::clone(wake))?);
+            return Ok(Pipeline::start(spec, Box::new(packets), Arc::clone(&host.wake))?);
         }
-        let pipeline = Pipeline::prepare(spec, Box::new(packets), Arc::clone(wake))?;
+        let pipeline = Pipeline::prepare(spec, Box::new(packets), Arc::clone(&host.wake))?;
         pipeline.go_live(cut);
         Ok(pipeline)
     }
@@ -263,6 +264,9 @@ impl Transcode {
                         break;
                     }
                     self.take_picture(logs, counts, picture);
+                }
+                PipelineOutput::Codecs(needs) => {
+                    outbox.push((FromWorker::Codecs { session, needs }, Vec::new()));
                 }
                 PipelineOutput::AudioHeader { asc } => {
                     let head = tag::audio_tag_header(WrittenAudio::SequenceHeader);

@@ -146,6 +146,7 @@ pub fn spec() -> PipelineSpec {
         },
         declared: Declared::default(),
         start: Start::Fresh,
+        spares: Arc::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod fixture;
 mod seam;
+mod spares;
 
 use super::*;
 use fixture::*;
@@ -365,7 +366,7 @@ fn blurring_does_not_damage_the_decoders_references() {
     let items = demux(&source("320x180", 2, "-bf 2 -g 60", ""));
     let rect = BlurRect { left: 2500, top: 2500, width: 5000, height: 5000 };
     let decode = |mut filter: Option<filter::Filter>| {
-        let mut stage = decode::DecodeStage::new(spec().limits);
+        let mut stage = decode::DecodeStage::new(spec().limits, Arc::default());
         let mut out = Vec::new();
         let mut lines = Vec::new();
         for (index, item) in (0..).zip(&items) {

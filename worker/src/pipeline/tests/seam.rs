@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn ladder(outputs: &[PipelineOutput]) -> LadderState {
+pub fn ladder(outputs: &[PipelineOutput]) -> LadderState {
     let found = outputs.iter().find_map(|output| {
         let PipelineOutput::Ladder(state) = output else { return None };
         Some(state.clone())
@@ -12,7 +12,7 @@ fn ladder(outputs: &[PipelineOutput]) -> LadderState {
 
 /// The packet a follower's decoding starts from: the last IDR at or before `index`, and the
 /// headers before it.
-fn from_anchor(items: &[Item], index: u64) -> Vec<(u64, Item)> {
+pub fn from_anchor(items: &[Item], index: u64) -> Vec<(u64, Item)> {
     let indexed: Vec<(u64, Item)> = (100..).zip(items.iter().cloned()).collect();
     let anchor = indexed
         .iter()
