@@ -342,9 +342,9 @@ pub const DYING_LOOK_INTERVAL: Duration = Duration::from_millis(1);
 pub const DYING_THREADS_MAX: usize = 8;
 /// Stack of a worker's thread that only waits.
 pub const KNELL_STACK_BYTES: usize = 64 * 1024;
-/// Nice value of what is left of it (setpriority(2)): a third of the processor that another gets. Who
+/// Nice value of what is left of it (setpriority(2)): a tenth of the processor that another gets. Who
 /// goes on with a recording waits for its last fd, for `RECORD_HANDOVER_WAIT` at most.
-pub const DYING_NICE: i32 = 5;
+pub const DYING_NICE: i32 = 10;
 /// Connections that wait for a worker to start, and how long one does.
 pub const ARRIVALS_MAX: usize = 1024;
 pub const ARRIVAL_DEADLINE: Duration = Duration::from_secs(5);

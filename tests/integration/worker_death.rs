@@ -1,10 +1,10 @@
 //! kill -9 of a worker under a live stream: the publisher's connection goes on in another worker,
 //! and so do those to the origins: every frame is there once.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tasuki_shared::status::Status;
+use tasuki_shared::status::{Status, WorkerStatus};
 use tasuki_tests::fixture::Recipe;
 use tasuki_tests::flv::{Flv, check_dts_rising};
 use tasuki_tests::frames;
@@ -26,6 +26,8 @@ fn worker_of(status: &Status, name: &str, frames: u64) -> Option<(i32, String)> 
 }
 
 const DEATHS: usize = 3;
+/// Of the stream: a decoder and an encoder.
+const CODECS: u32 = 2;
 /// As many as drop a stream that stands at the same place in them.
 const FAULTS: u32 = tasuki_shared::limits::STRIKES_TO_DROP;
 
@@ -44,6 +46,23 @@ fn check_numbers(numbers: &[Option<u32>], recipe: &Recipe) -> Result<()> {
     Ok(())
 }
 
+/// The worker has a thread with a table of fds that holds the end of one pipe alone.
+fn check_knell(pid: i32) -> Result<()> {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        if std::fs::read_to_string(task.join("comm"))?.trim() != "knell" {
+            continue;
+        }
+        let fds = std::fs::read_dir(task.join("fd"))?.collect::<std::io::Result<Vec<_>>>()?;
+        let [fd] = fds.as_slice() else { bail!("its knell has {} fds", fds.len()) };
+        let file = std::fs::read_link(fd.path())?;
+        ensure!(file.to_string_lossy().starts_with("pipe:"), "its knell is {}", file.display());
+        return Ok(());
+    }
+    bail!("it has no knell")
+}
+
+/// Next to the worker that is killed another one stands by, with codecs for the stream.
 #[test]
 fn a_stream_goes_on_in_another_worker_and_repeats_nothing() {
     in_run_directory("death", |run| {
@@ -65,6 +84,12 @@ fn a_stream_goes_on_in_another_worker_and_repeats_nothing() {
             let (pid, owner) = server.wait_status("frames in a worker", BOUND, |status| {
                 worker_of(status, NAME, 60).filter(|(_, owner)| !owners.contains(owner))
             })?;
+            let is_ready =
+                |worker: &WorkerStatus| worker.state == "standby" && worker.spare_codecs == CODECS;
+            server.wait_status("a standby with the stream's codecs", BOUND, |status| {
+                status.workers.iter().any(is_ready).then_some(())
+            })?;
+            check_knell(pid)?;
             kill(Pid::from_raw(pid), Signal::SIGKILL)?;
             owners.push(owner);
         }

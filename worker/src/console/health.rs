@@ -93,6 +93,7 @@ pub mod tests {
             rss_bytes: 200,
             lazy_free_bytes: 50,
             cpu_percent: 25.0,
+            spare_codecs: 0,
             memory: None,
             last_death: None,
             restarts: 0,

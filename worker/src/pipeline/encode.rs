@@ -1,4 +1,5 @@
-//! Last stage: an encoder for each rung, and a thread that takes over when the stream falls behind.
+//! Last stage: an encoder for each rung, and a thread that takes over when the stream falls behind. It
+//! begins then; only an encoder that no spare one stands in for has one from the start, which opens it.
 //!
 //! While a stream keeps up, its media thread encodes the rungs one after another: a picture and an
 //! encoder's memory stay in one processor's caches, which was measured to cost a tenth less than
@@ -52,13 +53,17 @@ pub enum Worker {
     Threads,
 }
 
-/// A rung's thread as the media thread sees it; dropping it ends the thread.
-pub struct RungThread {
+/// A rung's encoder as the media thread sees it; dropping it ends its thread, if it has one.
+pub struct RungEncoder {
     pub rung: RungId,
-    /// What its encoder is opened with; `None` when nobody can be told.
+    /// What it is opened with; `None` when nobody can be told.
     pub need: Option<CodecNeed>,
-    jobs: SyncSender<Job>,
+    thread_name: String,
+    /// Begun when it is first needed.
+    thread: Option<SyncSender<Job>>,
     shared: Arc<Shared>,
+    control: Arc<Control>,
+    outlet: Arc<Outlet>,
 }
 
 struct Shared {
@@ -76,8 +81,10 @@ impl Shared {
 /// The thread is gone.
 pub struct RungGone;
 
-impl RungThread {
-    pub fn spawn(
+impl RungEncoder {
+    /// Takes a spare encoder; where there is none the rung's thread begins, for it can open one while
+    /// the media thread still decodes.
+    pub fn start(
         rung: RungId,
         label: &str,
         settings: VideoEncoderSettings,
@@ -85,37 +92,65 @@ impl RungThread {
         control: Arc<Control>,
         outlet: Arc<Outlet>,
     ) -> std::io::Result<Self> {
-        let (jobs, queue) = sync_channel(STAGE_QUEUE_FRAMES_MAX);
         // The kernel keeps 15 bytes of a name.
-        let name: String = format!("enc-{label}").chars().filter(char::is_ascii).take(15).collect();
-        outlet.thread_started();
-        let guard = Guard { rung, outlet: Arc::clone(&outlet) };
-        let (open, header, spends) = (None, Vec::new(), Arc::clone(&control));
+        let thread_name =
+            format!("enc-{label}").chars().filter(char::is_ascii).take(15).collect::<String>();
         let need = Need::encoder(&settings).encode();
-        let encoder = Encoder { rung, settings, spares, open, header, outlet, control: spends };
+        let open = spares.spare_encoder(&settings);
+        let is_open = open.is_some();
+        let encoder = Encoder {
+            rung,
+            settings,
+            spares,
+            open,
+            header: Vec::new(),
+            outlet: Arc::clone(&outlet),
+            control: Arc::clone(&control),
+        };
         let shared = Arc::new(Shared { encoder: Mutex::new(encoder), queued: AtomicUsize::new(0) });
-        let theirs = Arc::clone(&shared);
+        let mut started = Self { rung, need, thread_name, thread: None, shared, control, outlet };
+        if !is_open {
+            started.thread = Some(started.spawn()?);
+        }
+        Ok(started)
+    }
+
+    fn spawn(&self) -> std::io::Result<SyncSender<Job>> {
+        let (jobs, queue) = sync_channel(STAGE_QUEUE_FRAMES_MAX);
+        self.outlet.thread_started();
+        let guard = Guard { rung: self.rung, outlet: Arc::clone(&self.outlet) };
+        let (shared, control) = (Arc::clone(&self.shared), Arc::clone(&self.control));
         let run = move || {
             // Dropped last, also by a panic.
             let guard = guard;
             guard.outlet.thread_runs();
-            serve(&theirs, &queue, &control);
-            drop(theirs);
+            serve(&shared, &queue, &control);
+            drop(shared);
             drop(guard);
         };
-        std::thread::Builder::new().name(name).spawn(run)?;
-        Ok(Self { rung, need, jobs, shared })
+        std::thread::Builder::new().name(self.thread_name.clone()).spawn(run)?;
+        Ok(jobs)
     }
 
     /// Has a job done: at once by the caller where `worker` says so and the thread has none of this
     /// rung, else by the thread; waits while its queue is full.
-    pub fn give(&self, job: Job, worker: Worker) -> Result<(), RungGone> {
+    pub fn give(&mut self, job: Job, worker: Worker) -> Result<(), RungGone> {
         if worker == Worker::Caller && self.shared.queued.load(Ordering::Acquire) == 0 {
             self.shared.encoder().work(job);
             return Ok(());
         }
+        let jobs = match &self.thread {
+            Some(jobs) => jobs,
+            None => {
+                let jobs = self.spawn().map_err(|error| {
+                    tracing::warn!(%error, thread = self.thread_name, "a rung has no thread");
+                    RungGone
+                })?;
+                self.thread.insert(jobs)
+            }
+        };
         self.shared.queued.fetch_add(1, Ordering::AcqRel);
-        self.jobs.send(job).map_err(|_| RungGone)
+        jobs.send(job).map_err(|_| RungGone)
     }
 }
 
@@ -136,7 +171,7 @@ struct Encoder {
     rung: RungId,
     settings: VideoEncoderSettings,
     spares: Arc<Spares>,
-    /// Opened at the start, and again by the next IDR after a failure.
+    /// Opened at the start, or by the next IDR after a failure.
     open: Option<VideoEncoder>,
     /// The header that was given last.
     header: Vec<u8>,

@@ -1,8 +1,8 @@
-//! What the media thread has once the first frame is known: the scalers, the rungs' threads and
+//! What the media thread has once the first frame is known: the scalers, the rungs' encoders and
 //! the schedule of IDRs.
 
 use super::cadence::IdrSchedule;
-use super::encode::{Destination, Job, RungThread, Worker};
+use super::encode::{Destination, Job, RungEncoder, Worker};
 use super::filter::Filter;
 use super::outlet::Outlet;
 use super::scale::Cascade;
@@ -21,14 +21,14 @@ use tasuki_shared::plan::{RungKind, RungPlan};
 pub struct Encoding {
     cascade: Cascade,
     /// Highest first.
-    rungs: Vec<RungThread>,
+    rungs: Vec<RungEncoder>,
     schedule: IdrSchedule,
     /// A seam or a returning rung asks for an IDR.
     demand: IsIdr,
 }
 
 impl Encoding {
-    /// Starts a thread for each rung that is encoded.
+    /// Starts an encoder for each rung that is encoded.
     pub fn start(
         plans: &[RungPlan],
         state: &LadderState,
@@ -58,10 +58,10 @@ impl Encoding {
             };
             let (spares, control, outlet) =
                 (Arc::clone(spares), Arc::clone(control), Arc::clone(outlet));
-            let thread = RungThread::spawn(rung, &plan.label, settings, spares, control, outlet)
+            let encoder = RungEncoder::start(rung, &plan.label, settings, spares, control, outlet)
                 .map_err(|error| LibavError::NoThread(error.to_string()))?;
             sizes.push((rung, *width, *height));
-            rungs.push(thread);
+            rungs.push(encoder);
         }
         let cascade = Cascade::new(&sizes, state.colour)?;
         let schedule = IdrSchedule::new(state.frame_rate);
@@ -85,8 +85,8 @@ impl Encoding {
     }
 
     /// How full the rate buffers are at the seam.
-    pub fn rate_fullness(&self, fullness: &BTreeMap<RungId, f32>) {
-        for rung in &self.rungs {
+    pub fn rate_fullness(&mut self, fullness: &BTreeMap<RungId, f32>) {
+        for rung in &mut self.rungs {
             if let Some(fullness) = fullness.get(&rung.rung) {
                 // A rung that is gone is noticed with the next frame.
                 let _ = rung.give(Job::RateFullness(*fullness), Worker::Caller);

@@ -225,7 +225,7 @@ impl Media {
 
     fn go_live(&mut self, cut: Cut) -> Result<(), Closed> {
         self.vbv_init.extend(cut.vbv_init.iter().copied());
-        if let Some(encoding) = &self.encoding {
+        if let Some(encoding) = &mut self.encoding {
             encoding.rate_fullness(&self.vbv_init);
         }
         self.gate = match (&self.gate, cut.after) {

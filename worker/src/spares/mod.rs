@@ -78,15 +78,23 @@ impl Inner {
 }
 
 impl Spares {
-    /// An encoder with these settings. A spare one takes for granted that its rate buffer is as full
-    /// as `SPARE_FULLNESS`; where it is emptier, another is opened.
+    /// An encoder with these settings: a spare one, or one of its own.
     pub fn encoder(&self, settings: &VideoEncoderSettings) -> Result<VideoEncoder, LibavError> {
+        match self.spare_encoder(settings) {
+            Some(encoder) => Ok(encoder),
+            None => VideoEncoder::open(settings),
+        }
+    }
+
+    /// A spare encoder with these settings. It takes for granted that its rate buffer is as full as
+    /// `SPARE_FULLNESS`: there is none for one that is emptier.
+    pub fn spare_encoder(&self, settings: &VideoEncoderSettings) -> Option<VideoEncoder> {
         // None is x264's own fullness at the start, which is more.
         let full_enough = settings.vbv_init.is_none_or(|fullness| fullness >= SPARE_FULLNESS);
         let need = full_enough.then(|| Need::encoder(settings));
-        match self.ask(need) {
-            Some(Codec::Encoder(encoder)) => Ok(encoder),
-            Some(Codec::Decoder(_)) | None => VideoEncoder::open(settings),
+        match self.ask(need)? {
+            Codec::Encoder(encoder) => Some(encoder),
+            Codec::Decoder(_) => None,
         }
     }
 
