@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use tasuki_shared::kernel::{self, Death};
 use tasuki_shared::limits::{DYING_NICE, DYING_THREADS_MAX};
 
@@ -26,12 +27,20 @@ const EXIT_CODE: usize = 52 - 3;
 /// not told of: a kernel that hides the exit code writes the same.
 pub fn death_of(pid: i32) -> Option<Death> {
     let threads = threads(pid)?;
-    let dying = |tid| stat(&format!("/proc/{pid}/task/{tid}/stat")).is_none_or(|it| it.exiting);
+    let dying = |tid| match fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")) {
+        Ok(line) => parse(&line).is_some_and(|it| it.exiting),
+        Err(error) => is_gone(&error),
+    };
     if !threads.iter().copied().all(dying) || !self::threads(pid)?.is_subset(&threads) {
         return None;
     }
-    let process = stat(&format!("/proc/{pid}/stat")).filter(|process| process.exiting)?;
-    death(process.exit_code)
+    let process = parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+    if process.exiting { death(process.exit_code) } else { None }
+}
+
+/// Is there no such thread any more? Whatever else keeps it from being read says nothing of it.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// Lets those that live have the processors while the kernel clears up behind this process.
@@ -57,11 +66,6 @@ fn threads(pid: i32) -> Option<BTreeSet<i32>> {
 struct Stat {
     exiting: bool,
     exit_code: i32,
-}
-
-/// `None` where there is no such thread any more.
-fn stat(path: &str) -> Option<Stat> {
-    parse(&fs::read_to_string(path).ok()?)
 }
 
 fn parse(line: &str) -> Option<Stat> {
@@ -133,6 +137,15 @@ mod tests {
         }
     }
 
+    /// A thread of which nothing can be read, for want of fds for instance, may live.
+    #[test]
+    fn what_cannot_be_read_is_not_gone() {
+        let error = io::Error::from_raw_os_error;
+        assert!(is_gone(&error(libc::ENOENT)) && is_gone(&error(libc::ESRCH)));
+        assert!(!is_gone(&error(libc::EMFILE)) && !is_gone(&error(libc::EACCES)));
+    }
+
+    /// Any name may stand before them.
     #[test]
     fn fields_are_those_of_proc() {
         let line = |flags: u64, code: i32| {
