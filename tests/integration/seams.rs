@@ -10,7 +10,7 @@ use tasuki_tests::seam_quality;
 fn a_seam_is_neither_seen_nor_heard() {
     in_run_directory("seams", |run| {
         let moves = [(4, Haste::Now), (7, Haste::Scheduled), (11, Haste::Now)];
-        let found = seam_quality::run(run.path(), seam_quality::SMALL, 15, &moves)?;
+        let found = seam_quality::run(run.path(), seam_quality::SMALL, 17, &moves)?;
         for quality in &found {
             println!("{quality}");
         }

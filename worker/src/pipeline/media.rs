@@ -400,10 +400,13 @@ impl Media {
             return self.skipped(source.index, SkipReason::FrameRateCap);
         }
         let destination = self.pass_gate(&source)?;
-        match (destination, self.warm_up, self.progress) {
-            (Passage::Open, ..) | (Passage::Stopped, WarmUp::Encode, Progress::CaughtUp) => {
+        match (destination, &self.gate, self.warm_up, self.progress) {
+            (Passage::Open, ..)
+            | (Passage::Stopped, Gate::Closed { .. }, WarmUp::Encode, Progress::CaughtUp) => {
                 self.encode(source, destination)
             }
+            // Once the seam is known nothing is encoded to warm up: an encoder that was opened anew
+            // for the seam would give this picture the bits of the seam's IDR.
             (Passage::Stopped, ..) => Ok(()),
         }
     }

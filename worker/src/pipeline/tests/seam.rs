@@ -174,3 +174,32 @@ fn a_committed_frame_that_cannot_be_decoded_does_not_close_the_gate_for_good() {
     let first = frames(&outputs)[0];
     assert_eq!((first.source_index, first.keyframe), (cut.source_index + 1, IsIdr::Idr));
 }
+
+/// A follower that hears of the seam before the last frame given has come out of its decoder does
+/// not warm its encoders up with that one: the seam's IDR gets the bits that it gets in a follower
+/// which only decoded.
+#[test]
+fn the_last_frame_given_takes_no_bits_from_the_seams_idr() {
+    let items = demux(&source("320x180", 3, "-bf 0", ""));
+    let whole = run(spec(), &items);
+    let cut = frames(&whole)[48];
+    let vbv_init = vec![(TOP, 0.3), (LOW, 0.3)];
+    let rest = |warm_up| {
+        let follow = Follow {
+            ladder: Some(ladder(&whole)),
+            vbv_init: vbv_init.clone(),
+            warm_up,
+            audio: None,
+        };
+        let mut rig = Rig::prepare(PipelineSpec { start: Start::Follow(follow), ..spec() });
+        let after = Some(CutFrame { source_index: cut.source_index, pts_ms: cut.pts_ms });
+        rig.pipeline.go_live(Cut { after, vbv_init: vbv_init.clone(), ..Cut::default() });
+        rig.pipeline.begin().unwrap();
+        let feed = rig.feed.as_ref().unwrap();
+        for packet in from_anchor(&items, cut.source_index) {
+            feed.send(packet).unwrap();
+        }
+        rig.finish()
+    };
+    assert_eq!(rest(WarmUp::Encode), rest(WarmUp::DecodeOnly));
+}
